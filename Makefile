@@ -1,0 +1,193 @@
+# Everything the project does, by name: `make help`. Plain GNU make (3.81, as on macOS, or newer) and Python are all it needs.
+
+PROFILE := demo
+PYTHON :=
+BASE :=
+
+PROFILES := $(sort $(patsubst profiles/%.yaml,%,$(wildcard profiles/*.yaml)))
+ifneq ($(words $(PROFILE)) $(words $(filter $(PROFILES),$(PROFILE))),1 1)
+$(error no profile '$(PROFILE)' in profiles/. PROFILE may be one of: $(PROFILES))
+endif
+
+ifdef PYTHON
+PY := $(PYTHON)
+READY := check-python
+else
+PY := .venv/bin/python
+READY := .venv/.installed
+endif
+
+RUNS := runs/$(PROFILE)
+FIGURES := Figures/$(PROFILE)
+SOURCES := pyproject.toml $(wildcard src/zfnet/*.py)
+STEMS := $(shell cat $(RUNS)/.notebooks 2>/dev/null)
+EXECUTED := $(STEMS:%=$(RUNS)/notebooks/%.ipynb)
+
+# A figure that somebody deleted is drawn again.
+LOST := $(foreach stem,$(STEMS),$(if $(wildcard $(FIGURES)/$(stem).png),,$(RUNS)/notebooks/$(stem).ipynb))
+
+# This checkout's package comes first, also after the folder was moved or copied together with its .venv.
+ifeq ($(findstring $(CURDIR)/src,$(PYTHONPATH)),)
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
+endif
+export PYTHONUNBUFFERED := 1
+# The kernel named python3 is the one of the environment in use, and the notebook, not the caller, decides how to draw.
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport MPLBACKEND
+
+# `make -jN` runs N notebooks at once, each with its share of the cores; everything else goes step by step.
+ifneq ($(MAKECMDGOALS),drawn)
+.NOTPARALLEL:
+endif
+JOBS = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
+SHARE = $(if $(filter -j%,$(MAKEFLAGS)),n=$(or $(JOBS),$$(getconf _NPROCESSORS_ONLN)); \
+	export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($$(getconf _NPROCESSORS_ONLN) + n - 1) / n ))};)
+PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
+
+.DELETE_ON_ERROR:
+.PHONY: help env figures test lab train scan notebooks bench lock clean drawn check-python FORCE
+
+help: ## this list (the default)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PROFILE=name    one of these, demo unless said otherwise:"
+	@for name in $(PROFILES); do \
+	  printf '    %-16s%s\n' $$name "$$(sed -n 's/^title: *//p' profiles/$$name.yaml | tr -d '"')"; done
+	@echo "  PYTHON=path     use that Python (of an active environment, say) as it is; nothing is installed"
+	@echo "  BASE=path       the Python to build .venv from, when several are there"
+	@echo "  -jN             run N notebooks at once"
+
+env: $(READY) ## set up .venv with the exact versions of requirements.txt
+	@$(PY) -c 'import platform, sys; print("Ready:", sys.executable, "with Python", platform.python_version())'
+
+figures: $(RUNS)/.scanned $(RUNS)/.notebooks ## train, scan and run the notebooks of PROFILE; the figures go to Figures/PROFILE/
+	@$(MAKE) --no-print-directory drawn
+
+test: $(READY) ## ruff, pytest, then every notebook through nbval
+	$(PY) -m ruff check .
+	$(PY) -m pytest -q
+	@$(MAKE) --no-print-directory runs/demo/.scanned PROFILE=demo
+	$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
+	  --nbval-sanitize-with tests/nbval.cfg notebooks/*.ipynb
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+train: $(READY) ## train the net of PROFILE, unless its weights are there and current
+	$(PY) -m zfnet train $(PROFILE)
+
+scan: train ## find the strongest activations of every feature map, unless they are there and current
+	$(PY) -m zfnet scan $(PROFILE)
+
+notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep them, outputs and all, as they are committed
+	@mkdir -p runs/demo/notebooks
+	@set -e; for notebook in notebooks/*.ipynb; do \
+	  echo "$$notebook: running"; \
+	  new="runs/demo/notebooks/$$(basename "$$notebook" .ipynb).new.ipynb"; \
+	  $(PAPERMILL) "$$notebook" "$$new"; \
+	  $(PY) -m zfnet clean "$$new"; \
+	  mv "$$new" "$$notebook"; \
+	done
+
+bench: $(READY) ## time this implementation beside the others
+	$(PY) benchmarks/run.py
+
+lock: ## resolve requirements.txt anew from pyproject.toml, keeping its versions (with UPGRADE=1: the newest); needs uv
+	@command -v uv >/dev/null || { echo "make lock needs uv (pip install uv)" >&2; exit 1; }
+	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --fork-strategy fewest --quiet \
+	  $(if $(UPGRADE),--upgrade) --no-annotate --custom-compile-command "make lock" --output-file requirements.txt
+	@echo "Now bring environment.yml in line; tests/test_environment.py compares them."
+
+clean: ## remove runs/PROFILE and the tools' caches; Figures/, data/ and .venv/ stay
+	@echo "Removing $(RUNS)/ (weights, scans, executed notebooks) and the tools' caches"
+	@rm -rf $(RUNS) .pytest_cache .ruff_cache .hypothesis build
+	@find src tests notebooks benchmarks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | xargs rm -rf
+
+# --- The environment -------------------------------------------------------------------------------------------------
+
+# PYTHONPATH is kept from pip, which would take the sources for an installed package.
+PIP := env -u PYTHONPATH .venv/bin/python -m pip install --disable-pip-version-check
+NEW_ENOUGH := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+VERSION := import sys; print(sys.version)
+
+# BASE asks for another Python than the one .venv has: build it anew.
+ifdef BASE
+ifneq ($(shell $(BASE) -c '$(VERSION)' 2>&1),$(shell .venv/bin/python -c '$(VERSION)' 2>/dev/null))
+.venv/.installed: FORCE
+REBUILD := yes
+endif
+endif
+
+# .venv/.unfinished marks an installation under way: one that was cut short is started over, not trusted.
+.venv/.installed: requirements.txt pyproject.toml
+	@if [ -n "$(REBUILD)" ] || [ -e .venv/.unfinished ] || ! .venv/bin/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null; then \
+	  for base in $(or $(BASE),python3 python3.12 python3.11 python3.13 python); do \
+	    "$$base" -c '$(NEW_ENOUGH)' 2>/dev/null && break; base=; \
+	  done; \
+	  if [ -z "$$base" ]; then \
+	    echo "Python 3.11 or newer with the modules venv and ensurepip is needed; found: $$($(or $(BASE),python3) --version 2>&1)." >&2; \
+	    echo "Install one (on Debian and Ubuntu: python3 and python3-venv) or name one: make env BASE=/path/to/python3.12" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Building .venv with $$("$$base" --version) ($$(command -v "$$base"))"; \
+	  rm -rf .venv && mkdir .venv && touch .venv/.unfinished && "$$base" -m venv .venv || exit 1; \
+	fi
+	@touch .venv/.unfinished
+	@echo "Installing the $$(grep -c == requirements.txt) pinned packages of requirements.txt: several minutes and 6 GB the first time"
+	@$(PIP) $$([ -t 1 ] || echo -q) -r requirements.txt
+	@$(PIP) -q --no-deps --no-build-isolation -e .
+	@mv .venv/.unfinished .venv/.installed
+
+define CHECK
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("PYTHON=%s is Python %d.%d; 3.11 or newer is needed" % ((sys.executable,) + sys.version_info[:2]))
+import importlib.metadata, pathlib, re, tomllib
+needed = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"]
+missing = []
+for line in needed:
+    name, bound = line.split(">=")
+    try:
+        found = importlib.metadata.version(name)
+        numbers = [[int(n) for n in re.findall(r"\d+", v.split("+")[0])] for v in (found, bound)]
+        missing += [f"{line} (found {found})"] * (numbers[0] < numbers[1])
+    except importlib.metadata.PackageNotFoundError:
+        missing.append(line)
+if missing:
+    sys.exit(f"PYTHON={sys.executable} lacks: {', '.join(missing)}\nInstall: {sys.executable} -m pip install -r requirements.txt")
+endef
+export CHECK
+
+check-python:
+	@$(PY) -c "$$CHECK"
+
+# --- From profile to figures -----------------------------------------------------------------------------------------
+# The steps know by themselves what is current; the marks .trained and .scanned spare starting them.
+
+$(PROFILES:%=runs/%/.trained): runs/%/.trained: profiles/%.yaml $(SOURCES) | $(READY)
+	$(PY) -m zfnet train $*
+	@mkdir -p $(@D) && touch $@
+
+$(PROFILES:%=runs/%/.scanned): runs/%/.scanned: runs/%/.trained
+	$(PY) -m zfnet scan $*
+	@touch $@
+
+# Which notebooks a profile has is known only to the package, hence the second make in `figures`.
+$(RUNS)/.notebooks: notebooks/. profiles/$(PROFILE).yaml $(SOURCES) | $(READY)
+	@mkdir -p $(@D)
+	@$(PY) -m zfnet notebooks $(PROFILE) > $@.new
+	@mv $@.new $@
+
+drawn: $(EXECUTED)
+	@echo "$(FIGURES)/: $(words $(STEMS)) figures, up to date"
+
+$(EXECUTED): $(RUNS)/notebooks/%.ipynb: notebooks/%.ipynb $(RUNS)/.scanned $(wildcard $(RUNS)/*.safetensors)
+	@mkdir -p $(@D)
+	@echo "notebooks/$*.ipynb: running"
+	@$(SHARE) $(PAPERMILL) -p profile $(PROFILE) $< $(@D)/$*.unfinished.ipynb > $(@D)/$*.log 2>&1 || \
+	  { tail -n 30 $(@D)/$*.log; echo "notebooks/$*.ipynb failed; all it said: $(@D)/$*.log"; exit 1; } >&2
+	@[ -e $(FIGURES)/$*.png ] || { echo "notebooks/$*.ipynb ran, but there is no $(FIGURES)/$*.png" >&2; exit 1; }
+	@mv $(@D)/$*.unfinished.ipynb $@
+	@echo "$(FIGURES)/$*.png: done"
+
+$(LOST): FORCE

@@ -1,0 +1,72 @@
+"""The steps behind the Makefile: `python -m zfnet train|scan|notebooks|clean …`; errors are one line, not a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m zfnet", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, text in {
+        "train": "train the profile's net (nothing to do when it is trained already, or pretrained)",
+        "scan": "find the top activations of all feature maps of layers 1-5",
+        "notebooks": "print the notebooks that apply to the profile, one per line",
+    }.items():
+        verbs.add_parser(verb, help=text, description=text).add_argument("profile", help="a name in profiles/, or a .yaml file")
+    clean = verbs.add_parser("clean", help="strip an executed notebook for committing")
+    clean.add_argument("source", help="executed notebook")
+    clean.add_argument("target", nargs="?", help="where the cleaned one goes; in place when left out")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.verb == "clean":
+            from .notebooks import clean as strip
+
+            strip(arguments.source, arguments.target or arguments.source)
+            return 0
+        from .profiles import load_profile
+
+        profile = load_profile(arguments.profile)
+        if arguments.verb == "notebooks":
+            print("\n".join(profile.notebooks))
+        elif arguments.verb == "train":
+            _train(profile)
+        else:
+            _scan(profile)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _train(profile) -> None:
+    from .training import train
+
+    if profile.training is None or profile.model.weights:
+        print(f"{profile.name}: nothing to train, the weights are {profile.model.weights or 'downloaded'}")
+        return
+    meta = train(profile)
+    print(f"{profile.name}: test accuracy {meta['test_accuracy']:.2%} (n = {meta['n_test']}), best epoch {meta['epoch']}, "
+          f"trained in {meta['train_seconds']:.0f} s on {meta['device']}")  # fmt: skip
+
+
+def _scan(profile) -> None:
+    from .activations import load_scan
+    from .data import load_data
+    from .models import paper_layers
+    from .training import trained
+
+    data = load_data(profile)
+    model = trained(profile, data)
+    images = getattr(data, profile.scan_split)
+    found = load_scan(profile, model, images, list(paper_layers(model.features).values()))
+    maps = sum(len(top.value) for top in found.values())
+    print(f"{profile.name}: top {next(iter(found.values())).value.shape[1]} of {maps} feature maps over {len(images)} {profile.scan_split} images")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Top-k activations in one pass over a data set (paper, Fig. 2: "the top 9 activations … across the validation data").
+
+For every feature map of every layer asked for, the k images in which it fires most strongly, at most one entry per image, and where. Order:
+larger value, then lower image index, then lower position (row by row): the table depends on neither batch size nor loading order. Memory is
+one (channels, k) table per layer, whatever the number of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import provenance
+from .data import Images, batches
+from .deconv import Deconvnet, forward_layer
+from .profiles import Profile
+from .windows import check_supported, layers_up_to
+
+
+@dataclass(frozen=True)
+class TopActivations:
+    """Tables (channels, k), best first: `value` float, and int64 `image` (index in the data set), `row`, `col` (in the layer's map)."""
+
+    value: torch.Tensor
+    image: torch.Tensor
+    row: torch.Tensor
+    col: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TopUnits:
+    """The k strongest single activations of one image, best first, each (k,)."""
+
+    value: torch.Tensor
+    channel: torch.Tensor
+    row: torch.Tensor
+    col: torch.Tensor
+
+
+def merge(value: torch.Tensor, image: torch.Tensor, position: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k best of (channels, m) candidates, by value descending and then image ascending: two stable sorts."""
+    by_image = image.argsort(dim=1, stable=True)
+    order = by_image.gather(1, value.gather(1, by_image).argsort(dim=1, descending=True, stable=True))[:, :k]
+    return value.gather(1, order), image.gather(1, order), position.gather(1, order)
+
+
+@torch.inference_mode()
+def scan(features: nn.Sequential, dataset, layers: str | Sequence[str], k: int = 9, batch_size: int = 64,
+         device: torch.device | str | None = None, progress: bool = False) -> dict[str, TopActivations]:  # fmt: skip
+    """The top k activations of every feature map of `layers`, over a map-style dataset of (image (3, H, W), label), in one pass.
+
+    Stops at the deepest layer asked for. `device=None` stays where the net is. Raises ValueError for an unknown layer, or when k is not between
+    1 and the number of images.
+    """
+    check_supported(features)
+    layers = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+    if not layers:
+        raise ValueError("layers: give at least one")
+    if not 1 <= k <= len(dataset):
+        raise ValueError(f"k = {k}: choose 1 to {len(dataset)}, the number of images")
+    stack = max((layers_up_to(features, layer) for layer in layers), key=len)
+    weight = next(features.parameters())
+    device = torch.device(device) if device is not None else weight.device
+    features.to(device)
+    tables: dict[str, tuple[torch.Tensor, ...]] = {}
+    widths: dict[str, int] = {}
+    bar = tqdm(total=len(dataset), desc="scan", unit="image", leave=False, disable=None if progress else True)
+    for indices, images, _ in batches(dataset, batch_size):
+        x = images.to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
+        for name, module in stack:
+            x = forward_layer(module, x)
+            if name not in layers:
+                continue
+            widths[name] = x.shape[-1]
+            best, where = x.flatten(2).max(2)
+            found = best.T, indices.to(device).expand(best.shape[1], -1), where.T
+            if name in tables:
+                found = tuple(torch.cat(both, 1) for both in zip(tables[name], found, strict=True))
+            tables[name] = merge(*found, k)
+        bar.update(len(indices))
+    bar.close()
+    result = {}
+    for name in layers:
+        value, image, where = (table.cpu() for table in tables[name])
+        result[name] = TopActivations(value, image, where // widths[name], where % widths[name])
+    return result
+
+
+def top_units(deconvnet: Deconvnet, image: torch.Tensor, layer: str, k: int = 9) -> TopUnits:
+    """The k strongest single activations of one image (3, H, W), any channel, any position; ties: lower channel, then lower position."""
+    maps = deconvnet.activations(image[None], layer)[0]
+    if not 1 <= k <= maps.numel():
+        raise ValueError(f"k = {k}: choose 1 to {maps.numel()}, the number of units of {layer}")
+    value, order = maps.flatten().sort(descending=True, stable=True)
+    flat = order[:k]
+    _, rows, cols = maps.shape
+    return TopUnits(value[:k], flat // (rows * cols), flat // cols % rows, flat % cols)
+
+
+def strongest_channel(deconvnet: Deconvnet, images: torch.Tensor, layer: str) -> torch.Tensor:
+    """For each image (N, 3, H, W) the channel of `layer` with the largest total activity: int64 (N,)."""
+    return deconvnet.activations(images, layer).sum((2, 3)).argmax(1)
+
+
+def load_scan(profile: Profile, model: nn.Module, images: Images, layers: Sequence[str], k: int = 9) -> dict[str, TopActivations]:
+    """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now."""
+    from .training import default_device
+
+    weights = provenance.tensors_hash(model.features.state_dict())
+    key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "deconv", "windows"))
+
+    def build():
+        found = scan(model.features, images, layers, k, device=default_device(), progress=True)
+        model.cpu()
+        return {f"{layer}/{name}": tensor for layer, top in found.items() for name, tensor in vars(top).items()}, provenance.record(profile, n=len(images))
+
+    tensors, _ = provenance.artefact(profile.scan_file, key, build)
+    return {layer: TopActivations(*(tensors[f"{layer}/{name}"] for name in ("value", "image", "row", "col"))) for layer in layers}

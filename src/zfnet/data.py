@@ -1,0 +1,285 @@
+"""Data: the built-in shapes, CIFAR-10, Caltech-101, or a folder of images; decoded once, kept as uint8, cropped and normalised on demand.
+
+    data = load_data(load_profile("demo"))
+    data.val.batch([0, 1, 2])       # network input, float32 (3, 3, S, S)
+    data.val.pictures([0, 1, 2])    # the same crops as pixels, uint8 (3, 3, S, S)
+
+Layouts of a folder: CLASS/image, or train/CLASS/image and test/CLASS/image.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from . import provenance, shapes
+from .profiles import DataConfig, Profile
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's statistics, of pixels in 0..1
+
+
+class Images(torch.utils.data.Dataset):
+    """Images in memory and how they become network input: (pixel - mean) / std * gain on centre crops of side `size`.
+
+    pixels uint8 (N, 3, H, W); labels int64 (N,); classes: names by label; mean and std in pixel units 0..255, broadcast against (3, S, S);
+    masks bool (N, H, W) and keypoints {name: (N, 2) row, col} in stored pixels where the source knows them (the shapes), else None.
+    """
+
+    def __init__(self, pixels, labels, classes, size, mean, std, gain=1.0, names=None, masks=None, keypoints=None):
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels: expected uint8 (N, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}")
+        if not 0 < size <= min(pixels.shape[-2:]):
+            raise ValueError(f"size = {size}: crops must fit into the stored images of {tuple(pixels.shape[-2:])}")
+        self.pixels, self.labels, self.classes, self.size = pixels, labels, tuple(classes), size
+        self.mean, self.std, self.gain = mean, std, gain
+        self.names, self.masks, self.keypoints = names, masks, keypoints
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.batch([index])[0], int(self.labels[index])
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Row and column of the centre crop in the stored image."""
+        return (self.pixels.shape[-2] - self.size) // 2, (self.pixels.shape[-1] - self.size) // 2
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 (…, 3, S, S) to network input, float32, on the pixels' device."""
+        mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
+        return (pixels.float() - mean) * (self.gain / std)
+
+    def pictures(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Centre crops as pixels, uint8 (B, 3, S, S)."""
+        top, left = self.corner
+        return self.pixels[torch.as_tensor(indices), :, top : top + self.size, left : left + self.size]
+
+    def batch(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Centre crops as network input, float32 (B, 3, S, S)."""
+        return self.normalise(self.pictures(indices))
+
+    def mask(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """The object's pixels in the centre crop, bool (B, S, S); ValueError where the source knows none."""
+        if self.masks is None:
+            raise ValueError("these images have no object masks; the built-in shapes have")
+        top, left = self.corner
+        return self.masks[torch.as_tensor(indices), top : top + self.size, left : left + self.size]
+
+    def subset(self, indices: torch.Tensor) -> Images:
+        """The chosen images, normalised alike."""
+        names = [self.names[i] for i in indices.tolist()] if self.names else None
+        masks = self.masks[indices] if self.masks is not None else None
+        points = {k: v[indices] for k, v in self.keypoints.items()} if self.keypoints else None
+        return Images(self.pixels[indices], self.labels[indices], self.classes, self.size, self.mean, self.std, self.gain, names, masks, points)
+
+    @property
+    def fingerprint(self) -> str:
+        """A key of every pixel and label, and of how they become input."""
+        state = {"pixels": self.pixels, "labels": self.labels, "mean": self.mean, "std": self.std}
+        return provenance.key_of(provenance.tensors_hash(state), self.gain, self.size)
+
+
+@dataclass(frozen=True)
+class Data:
+    train: Images
+    val: Images
+    test: Images
+    classes: tuple[str, ...]
+
+
+def crops(pixels: torch.Tensor, indices: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor, size: int) -> torch.Tensor:
+    """Crops of pixels[indices] at rows `top` and columns `left`, mirrored where `flip`: (B, 3, size, size), one gather."""
+    span = torch.arange(size, device=pixels.device)
+    rows = top[:, None] + span
+    cols = left[:, None] + torch.where(flip[:, None], size - 1 - span, span)
+    channel = torch.arange(pixels.shape[1], device=pixels.device)
+    return pixels[indices[:, None, None, None], channel[:, None, None], rows[:, None, :, None], cols[:, None, None, :]]
+
+
+def random_crops(pixels: torch.Tensor, indices: torch.Tensor, size: int, generator: torch.Generator, flip: bool = True) -> torch.Tensor:
+    """A random crop of each image, mirrored with probability 1/2 if `flip`: uint8 (B, 3, size, size) (paper, section 3)."""
+    n, device = len(indices), pixels.device
+    top = torch.randint(pixels.shape[-2] - size + 1, (n,), generator=generator).to(device)
+    left = torch.randint(pixels.shape[-1] - size + 1, (n,), generator=generator).to(device)
+    mirrored = (torch.rand(n, generator=generator) < (0.5 if flip else 0.0)).to(device)
+    return crops(pixels, indices.to(device), top, left, mirrored, size)
+
+
+def ten_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """The paper's ten crops, corners and centre with and without mirroring: (B, 3, H, W) to (B, 10, 3, size, size)."""
+    from torchvision.transforms.v2.functional import ten_crop as crops_of
+
+    return torch.stack(crops_of(pixels, [size, size]), dim=1)
+
+
+def batches(dataset, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order; `Images` take the direct way."""
+    if isinstance(dataset, Images):
+        for indices in torch.arange(len(dataset)).split(batch_size):
+            yield indices, dataset.batch(indices), dataset.labels[indices]
+        return
+    seen = 0
+    for images, labels in torch.utils.data.DataLoader(dataset, batch_size):
+        yield torch.arange(seen, seen + len(images)), images, labels
+        seen += len(images)
+
+
+def load_data(profile: Profile) -> Data:
+    """The profile's train, validation and test images; decoded once, then read from `runs/<profile>/data.safetensors`.
+
+    Raises FileNotFoundError with the cure where images are missing, and ValueError where more than 1 % of them cannot be read.
+    """
+    config = profile.data
+    listing = _listing(profile)
+    key = provenance.key_of(config, profile.seed, listing, provenance.code_version("data", "shapes"))
+    tensors, meta = provenance.artefact(profile.data_file, key, lambda: _decode(profile, listing))
+    classes = tuple(meta["classes"])
+    keypoints = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")} or None
+    train = tensors["train"]
+    middle = (config.resize - config.size) // 2
+    if config.normalise == "imagenet":
+        mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
+    else:
+        mean, std = _statistics(tensors["pixels"], train, slice(middle, middle + config.size), config.normalise == "pixel")
+    everything = Images(tensors["pixels"], tensors["labels"], classes, config.size, mean, std, config.gain, meta["names"], tensors.get("masks"), keypoints)
+    return Data(*(everything.subset(tensors[split]) for split in ("train", "val", "test")), classes)
+
+
+def _statistics(pixels, train, crop: slice, per_pixel: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the training images' centre crops: per channel, or the mean per pixel and std 1 (paper, section 3)."""
+    total = torch.zeros(3, crop.stop - crop.start, crop.stop - crop.start, dtype=torch.float64)
+    squares = torch.zeros(3, dtype=torch.float64)
+    for part in train.split(512):
+        values = pixels[part][:, :, crop, crop].double()
+        total += values.sum(0)
+        squares += values.square().sum((0, 2, 3))
+    if per_pixel:
+        return (total / len(train)).float(), torch.ones(3, 1, 1)
+    mean = total.mean((1, 2)) / len(train)
+    std = (squares / (len(train) * total[0].numel()) - mean.square()).clamp_min(1e-6).sqrt()
+    return mean.float().view(3, 1, 1), std.float().view(3, 1, 1)
+
+
+def _split(labels: torch.Tensor, config: DataConfig, seed: int, official_test: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """Indices of train, val and test, drawn class by class so that every class is in each; test is the official one where there is one."""
+    generator = torch.Generator().manual_seed(seed)
+    parts: dict[str, list[torch.Tensor]] = {"train": [], "val": [], "test": []}
+    for label in labels.unique().tolist():
+        of_class = (labels == label).nonzero().flatten()
+        own_test = None
+        if official_test is not None:
+            own_test, of_class = of_class[official_test[of_class]], of_class[~official_test[of_class]]
+        order = of_class[torch.randperm(len(of_class), generator=generator)]
+        if own_test is None:
+            n_test = max(1, round(len(order) * config.test))
+            if config.train_per_class:
+                n_test = max(1, len(order) - config.train_per_class)
+            own_test, order = order[:n_test], order[n_test:]
+        order = order[: config.train_per_class]
+        n_val = max(1, round(len(order) * config.validation)) if len(order) > 1 else 0
+        parts["val"].append(order[:n_val])
+        parts["train"].append(order[n_val:])
+        parts["test"].append(own_test[: config.test_per_class])
+    return {name: torch.cat(part).sort().values for name, part in parts.items()}
+
+
+def _listing(profile: Profile) -> list:
+    """What a decoded cache depends on, without decoding: nothing for sources that never change, the files for folders."""
+    root, source = profile.data_root, profile.data.source
+    if source == "shapes" or (source != "folder" and not _is_folder(root)):
+        return []
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in profiles/{profile.name}.yaml")
+    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise FileNotFoundError(f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}")
+    return [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+
+
+def _is_folder(root: Path) -> bool:
+    """Whether `root` holds class folders of images rather than torchvision's download."""
+    folders = [root / "train", root] if (root / "train").is_dir() else [root]
+    return any(child.suffix.lower() in SUFFIXES for folder in folders if folder.is_dir() for child in folder.glob("*/*"))
+
+
+def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], dict]:
+    config = profile.data
+    masks = keypoints = names = official = None
+    if config.source == "shapes":
+        made = shapes.make_shapes(config.count, config.resize, profile.seed)
+        pixels, labels, masks, keypoints, classes = made.images, made.labels, made.masks, made.keypoints, shapes.CLASSES
+    elif listing:
+        pixels, labels, classes, names, official = _read_folder(profile.data_root, [entry[0] for entry in listing], config.resize)
+    else:
+        pixels, labels, classes, official = _read_torchvision(profile)
+    tensors = {"pixels": pixels, "labels": labels, **_split(labels, config, profile.seed, official)}
+    if masks is not None:
+        tensors |= {"masks": masks, **{f"keypoints/{name}": points for name, points in keypoints.items()}}
+    return tensors, {"classes": list(classes), "names": names}
+
+
+def read_image(path: Path, side: int) -> torch.Tensor:
+    """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`, centre crop. Raises OSError if unreadable."""
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image).convert("RGB")
+        return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+
+
+def _read_folder(root: Path, names: list[str], side: int):
+    """Decode every image of a folder; a split folder's name (train, test) is not part of the class."""
+    split = (root / "train").is_dir() and (root / "test").is_dir()
+    parents = [Path(name).parts[:-1] for name in names]
+    of = ["/".join(parts[1:] if split else parts) or "images" for parts in parents]
+    pixels, kept, broken = [], [], []
+    for i, name in enumerate(tqdm(names, desc="decoding", unit="image", disable=None, leave=False)):
+        try:
+            pixels.append(read_image(root / name, side))
+            kept.append(i)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            broken.append(f"{name} ({error})")
+    if broken:
+        message = f"{len(broken)} of {len(names)} images in {root} cannot be read: {'; '.join(broken[:5])}"
+        if len(broken) > 0.01 * len(names):
+            raise ValueError(message + ". More than 1 %: repair or remove them")
+        warnings.warn(message + ". Skipped", stacklevel=2)
+    classes = sorted({of[i] for i in kept})
+    labels = torch.tensor([classes.index(of[i]) for i in kept])
+    official = torch.tensor([parents[i][0] == "test" for i in kept]) if split else None
+    return torch.stack(pixels), labels, classes, [names[i] for i in kept], official
+
+
+def _read_torchvision(profile: Profile):
+    """CIFAR-10 or Caltech-101 as torchvision stores them under `data: root:`; downloaded there when missing."""
+    from torchvision import datasets
+    from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
+
+    root, side, source = profile.data_root, profile.data.resize, profile.data.source
+    try:
+        if source == "cifar10":
+            parts = [datasets.CIFAR10(root, train=train, download=True) for train in (True, False)]
+        else:
+            parts = [datasets.Caltech101(root, download=True)]
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{source} is not in {root} and could not be downloaded ({error}): connect to the network once, "
+            f"or point `data: root:` in profiles/{profile.name}.yaml at torchvision's copy or at a folder of class folders"
+        ) from None
+    if source == "cifar10":
+        arrays = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
+        pixels = torch.cat([resize(chunk, [side, side], antialias=True) for chunk in arrays.split(1000)])
+        labels = torch.tensor([label for part in parts for label in part.targets])
+        official = torch.arange(len(labels)) >= len(parts[0])
+        return pixels, labels, parts[0].classes, official
+    (caltech,) = parts
+    pixels = torch.stack([center_crop(resize(pil_to_tensor(image.convert("RGB")), side, antialias=True), [side, side])
+                          for image, _ in tqdm(caltech, desc="decoding", disable=None, leave=False)])  # fmt: skip
+    return pixels, torch.tensor(caltech.y), caltech.categories, None

@@ -1,0 +1,37 @@
+"""Committed notebooks: outputs kept, machine metadata and injected cells gone, execution counts 1..n."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+
+from .provenance import atomic
+
+
+def clean(source: Path | str, target: Path | str) -> None:
+    """Write the executed notebook `source` to `target` as it is committed; ValueError if a cell failed or was not run."""
+    notebook = nbformat.read(source, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    count = 0
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = nbformat.from_dict({"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {})
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
+            raise ValueError(f"{source}: code cell {count} failed or was not run")
+        cell.execution_count = count
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+            if "metadata" in output:
+                output.metadata = {}
+    notebook.metadata = nbformat.from_dict({
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"},
+    })  # fmt: skip
+    nbformat.validate(notebook)
+    with atomic(target) as temporary:
+        nbformat.write(notebook, temporary)

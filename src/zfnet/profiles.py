@@ -1,0 +1,225 @@
+"""Profiles: one YAML file says which data, which net, which training and which notebooks. Every path of the project comes from here.
+
+    profile = load_profile("demo")          # profiles/demo.yaml
+    profile = load_profile("my/own.yaml")   # a file of your own
+
+The root of the project is the folder that holds `profiles/`: this checkout, or the one named by the environment variable ZFNET_ROOT.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+
+
+def _root() -> Path:
+    if "ZFNET_ROOT" in os.environ:
+        return Path(os.environ["ZFNET_ROOT"]).resolve()
+    here = Path(__file__).resolve().parents[2]
+    candidates = [here, Path.cwd(), *Path.cwd().parents]
+    return next((path for path in candidates if (path / "profiles").is_dir()), here)
+
+
+ROOT = _root()
+NOTEBOOKS = (
+    "01_train", "02_layer1_top9", "03_layer2_top9", "04_layer3_top9", "05_layer4_top9", "06_layer5_top9",
+    "07_top1_channel", "08_occlusion",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they become network input: (pixel - mean) / std * gain on crops of `size` out of `resize` x `resize`."""
+
+    source: typing.Literal["shapes", "cifar10", "caltech101", "folder"] = "shapes"
+    root: str | None = None  # folder of images or of torchvision's download; relative to the project
+    resize: int = 128  # stored side in pixels
+    size: int = 112  # side of the network's input
+    normalise: typing.Literal["channel", "pixel", "imagenet"] = "channel"
+    gain: float = 1.0
+    count: int = 5000  # built-in shapes: how many images
+    validation: float = 0.1  # share of the training images held out for model selection
+    test: float = 0.2  # share held out for testing where the source has no test split
+    train_per_class: int | None = None
+    test_per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which net. `conv1_scale` multiplies the first layer's initial weights; `weights` names a file or a torchvision enum."""
+
+    name: typing.Literal["zfnet", "alexnet", "zfnet_imagenet", "zfnetb_imagenet", "vgg16", "vgg19", "alexnet_imagenet"] = "zfnet"
+    maps: tuple[int, ...] = (96, 256, 384, 384, 256)
+    fc: tuple[int, ...] = (4096, 4096)
+    lrn: typing.Literal["after", "before"] | None = None
+    dropout: float = 0.5
+    init: typing.Literal["kaiming", "paper"] = "kaiming"
+    conv1_scale: float = 1.0
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The recipe (paper section 3). `rms` bounds the root mean square of every convolution filter; None leaves them free."""
+
+    epochs: int = 70
+    batch_size: int = 128
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: typing.Literal["constant", "plateau", "onecycle"] = "plateau"
+    rms: float | None = 0.1
+    flip: bool = True
+    ten_crop: bool = True
+
+
+@dataclass(frozen=True)
+class OcclusionConfig:
+    """The sliding square of Fig. 7, in pixels of the network's input."""
+
+    size: int = 28
+    stride: int = 8
+
+
+@dataclass(frozen=True)
+class Profile:
+    name: str
+    title: str
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig | None = None
+    occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
+    scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
+    notebooks: tuple[str, ...] = NOTEBOOKS
+
+    @property
+    def runs(self) -> Path:
+        """Where artefacts go; never committed."""
+        return ROOT / "runs" / self.name
+
+    @property
+    def figures(self) -> Path:
+        """Where figures and tables go."""
+        return ROOT / "Figures" / self.name
+
+    @property
+    def weights_file(self) -> Path:
+        return self.runs / "weights.safetensors"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        return self.runs / "checkpoint.pt"
+
+    @property
+    def history_file(self) -> Path:
+        return self.runs / "history.csv"
+
+    @property
+    def scan_file(self) -> Path:
+        return self.runs / "scan.safetensors"
+
+    @property
+    def data_root(self) -> Path:
+        return ROOT / (self.data.root or "data")
+
+    @property
+    def data_file(self) -> Path:
+        return self.runs / "data.safetensors"
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "profiles").glob("*.yaml"))
+
+
+def load_profile(name: str | os.PathLike) -> Profile:
+    """The profile of that name, or of that YAML file.
+
+    Raises FileNotFoundError for an unknown name; ValueError or TypeError, naming the key, for a misspelt key or a bad value.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = ROOT / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        known = profile_names()
+        guess = get_close_matches(str(name), known, n=1)
+        hint = f" Did you mean {guess[0]!r}?" if guess else ""
+        raise FileNotFoundError(f"no profile {str(name)!r}.{hint} Profiles: {', '.join(known)}; or give the path of a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is not plain YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise TypeError(f"{path.name}: expected keys and values, got {type(content).__name__}")
+    return _validated(_read(Profile, {"name": path.stem, **content}, path.name), path.name)
+
+
+def _read(kind, content, where: str):
+    """Build dataclass `kind` from a mapping, naming any key that does not belong and any value of the wrong type."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{where}: expected keys and values, got {content!r}")
+    hints = typing.get_type_hints(kind)
+    for key in content:
+        if key not in hints:
+            guess = get_close_matches(str(key), hints, n=1)
+            hint = f"; did you mean {guess[0]!r}?" if guess else ""
+            raise ValueError(f"{where}: unknown key {key!r}{hint} Known keys: {', '.join(hints)}")
+    missing = [f.name for f in dataclasses.fields(kind)
+               if f.name not in content and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]  # fmt: skip
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}")
+    return kind(**{key: _convert(hints[key], value, f"{where}: {key}") for key, value in content.items()})
+
+
+def _convert(hint, value, where: str):
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None:
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _read(hint, value, where)
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"{where} = {value!r}: choose one of {', '.join(map(str, typing.get_args(hint)))}")
+        return value
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise TypeError(f"{where} = {value!r}: expected a list")
+        return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise TypeError(f"{where} = {value!r}: expected {hint.__name__}, got {type(value).__name__}")
+    return value
+
+
+def _validated(profile: Profile, where: str) -> Profile:
+    data, model, training = profile.data, profile.model, profile.training
+    positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain,
+                "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
+                "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
+    positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name))}
+    if training:
+        positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
+    for name, value in positive.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{where}: {name} = {value}: must be positive")
+    for name in ("validation", "test"):
+        if not 0 < getattr(data, name) < 1:
+            raise ValueError(f"{where}: data.{name} = {getattr(data, name)}: must be between 0 and 1")
+    if data.size > data.resize:
+        raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
+    if not 0 <= model.dropout < 1:
+        raise ValueError(f"{where}: model.dropout = {model.dropout}: must be at least 0 and less than 1")
+    if profile.occlusion.size > data.size:
+        raise ValueError(f"{where}: occlusion.size = {profile.occlusion.size} does not fit into data.size = {data.size}")
+    if unknown := [name for name in profile.notebooks if name not in NOTEBOOKS]:
+        raise ValueError(f"{where}: notebooks = {unknown}: choose from {', '.join(NOTEBOOKS)}")
+    return profile

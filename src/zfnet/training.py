@@ -1,0 +1,223 @@
+"""The paper's recipe (section 3): SGD with momentum, dropout, filters renormalised to a bounded RMS, the learning rate annealed.
+
+    train(load_profile("demo"))     # runs/demo/weights.safetensors and history.csv
+
+Images stay uint8 on the device; each batch is one gather of random crops and flips. Model selection uses the validation split only. Everything random
+in an epoch derives from (seed, epoch), so a run resumes from its checkpoint with the same data order and dropout masks.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import provenance
+from .data import Data, Images, load_data, random_crops, ten_crop
+from .models import build_model, evaluating, load_model, save_weights
+from .profiles import Profile, TrainingConfig
+
+COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss (mean cross-entropy), accuracy and top5 in 0..1; probabilities (N, classes), predictions (N,)."""
+
+    loss: float
+    accuracy: float
+    top5: float
+    probabilities: torch.Tensor
+    predictions: torch.Tensor
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.no_grad()
+def renormalise(model: nn.Module, limit: float) -> None:
+    """Scale every convolution filter whose root mean square exceeds `limit` back to it (paper, section 3: 0.1)."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            rms = layer.weight.square().mean((1, 2, 3), keepdim=True).sqrt()
+            layer.weight.mul_((limit / rms).clamp_max(1.0))
+
+
+def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor, rms: float | None) -> torch.Tensor:
+    """One step on a batch; returns its logits (N, classes) before the step."""
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    if rms:
+        renormalise(model, rms)
+    return logits.detach()
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int = 100) -> Evaluation:
+    """Centre crop (`crops=1`) or the mean probability of the paper's ten crops (`crops=10`), on the model's device."""
+    if crops not in (1, 10):
+        raise ValueError(f"crops = {crops}: choose 1 (centre) or 10 (corners and centre, mirrored)")
+    device = next(model.parameters()).device
+    found = []
+    with evaluating(model):
+        for indices in torch.arange(len(images)).split(max(1, batch_size // crops)):
+            pixels = images.pictures(indices)[:, None] if crops == 1 else ten_crop(images.pixels[indices], images.size)
+            inputs = images.normalise(pixels.flatten(0, 1).to(device)).contiguous(memory_format=torch.channels_last)
+            found.append(model(inputs).float().softmax(1).view(len(indices), crops, -1).mean(1).cpu())
+    probabilities = torch.cat(found)
+    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), images.labels).item()
+    best = probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
+    hits = best == images.labels[:, None]
+    return Evaluation(loss, hits[:, 0].double().mean().item(), hits.any(1).double().mean().item(), probabilities, best[:, 0])
+
+
+def _schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, steps: int):
+    """(scheduler, when it steps: "batch", "epoch" or None). "plateau" stands for the paper's annealing by hand."""
+    if config.schedule == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=config.epochs * steps, cycle_momentum=False), "batch"
+    if config.schedule == "plateau":
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.1, patience=3, threshold=1e-3), "epoch"
+    return None, None
+
+
+def examples(evaluation: Evaluation, labels: torch.Tensor | None, count: int, seed: int = 0) -> torch.Tensor:
+    """Indices of `count` images of different predicted classes, in seeded random order; only rightly classified ones when labels are given."""
+    order = torch.randperm(len(evaluation.predictions), generator=torch.Generator().manual_seed(seed))
+    chosen: dict[int, int] = {}
+    for index in order.tolist():
+        guess = int(evaluation.predictions[index])
+        if labels is None or guess == int(labels[index]):
+            chosen.setdefault(guess, index)
+    return torch.tensor(list(chosen.values())[:count])
+
+
+def weights_key(profile: Profile, data: Data) -> str:
+    """What trained weights are made from: data, net, recipe, seed and the code of all three."""
+    code = provenance.code_version("training", "models", "data")
+    return provenance.key_of(data.train.fingerprint, data.val.fingerprint, profile.model, profile.training, profile.seed, code)
+
+
+def train(profile: Profile, data: Data | None = None, device: torch.device | str | None = None, progress: bool = True) -> dict:
+    """Train the profile's net unless its weights are already there; returns their provenance (accuracies, epoch, seconds, …).
+
+    Resumes from `runs/<profile>/checkpoint.pt` when that was made from the same data, recipe and code. Raises ValueError for a profile without a
+    `training:` section, and FloatingPointError, with the cure, when the loss is no longer finite.
+    """
+    if profile.training is None:
+        raise ValueError(f"profile {profile.name!r} has no `training:` section: its weights come from {profile.model.weights or 'their publisher'}")
+    data = data or load_data(profile)
+    key = weights_key(profile, data)
+    if profile.weights_file.exists() and profile.history_file.exists():
+        try:
+            meta = provenance.read_meta(profile.weights_file)
+        except ValueError:
+            meta = {}
+        if meta.get("key") == key:
+            return meta
+    with provenance.locked(profile.weights_file):
+        return _train(profile, data, key, torch.device(device or default_device()), progress)
+
+
+def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
+    config = profile.training
+    model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    steps = max(1, len(data.train) // config.batch_size)
+    scheduler, when = _schedule(optimiser, config, steps)
+    state = {"key": key, "epoch": 0, "best": -1.0, "best_epoch": 0, "best_model": None, "history": [], "seconds": 0.0}
+    if profile.checkpoint_file.exists():
+        saved = torch.load(profile.checkpoint_file, map_location=device, weights_only=True)
+        if saved["key"] == key:
+            state = saved
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            if scheduler:
+                scheduler.load_state_dict(state["scheduler"])
+    pixels, labels = data.train.pixels.to(device), data.train.labels.to(device)
+    bar = tqdm(total=config.epochs * steps, initial=state["epoch"] * steps, desc=f"train {profile.name}", unit="step", disable=None if progress else True)
+    for epoch in range(state["epoch"] + 1, config.epochs + 1):
+        started, loss, errors, seen = time.perf_counter(), 0.0, 0, 0
+        generator = torch.Generator().manual_seed(profile.seed * 100_003 + epoch)
+        torch.manual_seed(profile.seed * 100_003 + epoch)
+        model.train()
+        order = torch.randperm(len(labels), generator=generator)[: steps * config.batch_size]
+        for indices in order.split(config.batch_size):
+            inputs = data.train.normalise(random_crops(pixels, indices, data.train.size, generator, config.flip))
+            target = labels[indices.to(device)]
+            logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
+            if when == "batch":
+                scheduler.step()
+            loss += F.cross_entropy(logits, target).item() * len(indices)
+            errors += (logits.argmax(1) != target).sum().item()
+            seen += len(indices)
+            bar.update()
+        if not loss < float("inf"):
+            raise FloatingPointError(f"the loss is no longer finite in epoch {epoch}: lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}")
+        val = evaluate(model, data.val)
+        lr = optimiser.param_groups[0]["lr"]
+        if when == "epoch":
+            scheduler.step(val.loss)
+        if val.accuracy >= state["best"]:
+            best_model = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+            state |= {"best": val.accuracy, "best_epoch": epoch, "best_model": best_model}
+        row = (epoch, lr, loss / seen, errors / seen, val.loss, 1 - val.accuracy)
+        state["history"] = [*state["history"], row]
+        state |= {"epoch": epoch, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
+                  "scheduler": scheduler.state_dict() if scheduler else None,
+                  "seconds": state["seconds"] + time.perf_counter() - started}  # fmt: skip
+        with provenance.atomic(profile.checkpoint_file) as temporary:
+            torch.save(state, temporary)
+        bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error {1 - val.accuracy:.1%}")
+        if progress and bar.disable:
+            print(f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error {errors / seen:6.1%}  val error {1 - val.accuracy:6.1%}", flush=True)
+    bar.close()
+    return _finish(profile, data, model, state, device)
+
+
+def _finish(profile: Profile, data: Data, model: nn.Module, state: dict, device: torch.device) -> dict:
+    """Restore the epoch that was best on validation, test it once, and write weights and history."""
+    model.load_state_dict(state["best_model"])
+    centre = evaluate(model, data.test)
+    test = evaluate(model, data.test, crops=10) if profile.training.ten_crop else centre
+    meta = provenance.record(
+        profile, device, key=state["key"], n=len(data.train), n_test=len(data.test), classes=list(data.classes), epoch=state["best_epoch"],
+        val_accuracy=state["best"], test_accuracy=test.accuracy, test_top5=test.top5, test_accuracy_centre=centre.accuracy,
+        test_accuracy_per_class=_per_class(test.predictions, data.test.labels), train_seconds=round(state["seconds"], 1),
+        data=data.train.fingerprint,
+    )  # fmt: skip
+    with provenance.atomic(profile.history_file) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([f"{x:.6g}" for x in row] for row in state["history"])
+    save_weights(profile.weights_file, model, meta)
+    profile.checkpoint_file.unlink(missing_ok=True)
+    return meta
+
+
+def _per_class(predictions: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean of the per-class accuracies (the measure of the paper's Table 4)."""
+    return torch.stack([(predictions[labels == c] == c).double().mean() for c in labels.unique()]).mean().item()
+
+
+def read_history(profile: Profile) -> list[dict[str, float]]:
+    """One row per epoch with the columns of `COLUMNS`; FileNotFoundError with the cure before training."""
+    if not profile.history_file.is_file():
+        raise FileNotFoundError(f"no history at {profile.history_file}: run `make train PROFILE={profile.name}`")
+    with open(profile.history_file, newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def trained(profile: Profile, data: Data) -> nn.Module:
+    """The profile's net with its weights, in eval mode on the CPU: trained now if they are missing or stale; downloaded if pretrained."""
+    if profile.training is not None and profile.model.weights is None:
+        train(profile, data)
+    return load_model(profile)
