@@ -15,7 +15,8 @@ from .windows import ReceptiveField, receptive_field
 
 __all__ = [
     "AlexNet", "Data", "Deconvnet", "Images", "Occlusion", "Profile", "ReceptiveField", "TopActivations", "TopUnits", "ZFNet",
-    "build_model", "class_names", "evaluate", "evaluating", "examples", "load_data", "load_model", "load_profile", "load_scan", "occlude", "occlusion_localisation", "paper_layers",
+    "build_model", "class_names", "evaluate", "evaluating", "examples", "load_data", "load_model", "load_profile", "load_scan",
+    "occlude", "occlusion_localisation", "paper_layers",
     "profile_names", "projection_localisation", "read_history", "receptive_field", "scan", "strongest_channel", "top_units", "train", "trained",
 ]  # fmt: skip
 __version__ = "0.1.0"

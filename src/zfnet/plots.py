@@ -111,17 +111,20 @@ def top9_tiles(deconvnet: Deconvnet, images: Images, layer: str, top: TopActivat
 
 def top9_figure(projections, patches, channels: torch.Tensor, title: str, columns: int = 4) -> Figure:
     """Fig. 2: the feature maps' 3x3 projections on the left, the 3x3 image patches that caused them on the right."""
-    rows = -(-len(channels) // columns)
-    figure, halves = plt.subplots(1, 2, figsize=(12, 1.62 * rows + 1.1), gridspec_kw={"wspace": 0.04})
-    for axes, blocks, name in zip(halves, (projections, patches), ("projected down to pixels", "image patches"), strict=True):
-        tile = blocks[0][0].shape[0]
+    tile = projections[0][0].shape[0]
+    sheets = []
+    for blocks in (projections, patches):
         grids = [mosaic(block, 3, max(1, tile // 40)) for block in blocks]
-        gap = max(3, grids[0].shape[0] // 16)
-        axes.imshow(mosaic(grids, columns, gap), interpolation="nearest" if tile < 40 else "antialiased")
-        step = grids[0].shape[0] + gap
+        blocks_side, gap = grids[0].shape[0], max(3, grids[0].shape[0] // 14)
+        sheets.append(mosaic(grids, columns, gap))
+    shape = sheets[0].shape
+    figure, halves = plt.subplots(1, 2, figsize=(12, 12 * 0.5 * shape[0] / shape[1]), gridspec_kw={"wspace": 0.03})
+    for axes, sheet, name in zip(halves, sheets, ("projected down to pixels", "image patches"), strict=True):
+        axes.imshow(sheet, interpolation="nearest" if tile < 40 else "antialiased")
         for i, channel in enumerate(channels.tolist()):
-            axes.text(i % columns * step, i // columns * step - gap * 0.15, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
-        axes.set_title(name, fontsize=10, pad=9)
+            x, y = (n * (blocks_side + gap) for n in (i % columns, i // columns))
+            axes.text(x, y - gap * 0.12, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
+        axes.set_title(name, fontsize=10, pad=10)
         axes.set_axis_off()
     return _captioned(figure, title, f"Numbers are feature maps; each shows its 9 strongest activations, one per image, best first. {CONTRAST}")
 
@@ -133,7 +136,7 @@ def one_image_figure(deconvnet: Deconvnet, images: Images, index: int, layer: st
     position = torch.stack([units.row, units.col], 1)
     found = deconvnet.project(images.batch([index] * count), layer, units.channel, position)
     pictures = to_grey_centred(found, contrast_scale(found))
-    figure, axes = plt.subplots(1, count + 1, figsize=(12, 2.1), gridspec_kw={"wspace": 0.06})
+    figure, axes = plt.subplots(1, count + 1, figsize=(13, 1.25), gridspec_kw={"wspace": 0.06})
     axes[0].imshow(to_rgb(images.pictures([index]))[0])
     axes[0].set_title("image", fontsize=8)
     for i, (axis, picture) in enumerate(zip(axes[1:], pictures, strict=True)):
@@ -151,7 +154,7 @@ def filters_figure(weight: torch.Tensor, title: str, columns: int = 16) -> Figur
     """First-layer filters (maps, 3, k, k) on one symmetric scale, so that dead and dominating filters show (Fig. 6 a-c)."""
     scale = contrast_scale(weight.detach())
     sheet = mosaic(list(to_grey_centred(weight.detach(), scale)), columns)
-    figure, axes = plt.subplots(figsize=(8, 8 * sheet.shape[0] / sheet.shape[1] + 0.9))
+    figure, axes = plt.subplots(figsize=(8, 8 * sheet.shape[0] / sheet.shape[1]))
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
     return _captioned(figure, title, f"Mid-grey is 0; one symmetric scale for all filters, the {PERCENTILE}th percentile of |weight|.")
@@ -160,7 +163,8 @@ def filters_figure(weight: torch.Tensor, title: str, columns: int = 16) -> Figur
 def channels_figure(pictures: np.ndarray, projections: dict[int, list[torch.Tensor]], channels: dict[int, torch.Tensor], title: str) -> Figure:
     """One row per image: the image, then for every layer its strongest channel's whole map projected; one scale per panel's layer and image."""
     count = len(pictures)
-    figure, axes = plt.subplots(count, len(projections) + 1, figsize=(11, 1.85 * count + 0.9), squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.16})
+    columns = len(projections) + 1
+    figure, axes = plt.subplots(count, columns, figsize=(11, 2.0 * count), squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.14})  # fmt: skip
     for i in range(count):
         axes[i, 0].imshow(pictures[i])
         for axis, (layer, found) in zip(axes[i, 1:], projections.items(), strict=True):
@@ -179,8 +183,8 @@ def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequenc
     `classes` names the net's outputs. The square is drawn as the network sees it: the training images' mean.
     """
     count = len(indices)
-    figure, axes = plt.subplots(count, 5, figsize=(13, 2.75 * count + 0.9), squeeze=False, gridspec_kw={"wspace": 0.28, "hspace": 0.22})
-    names = ["(a) image and square", "(b) activity of map", "(c) its projections", "(d) p(true class)", "(e) most probable class"]
+    figure, axes = plt.subplots(count, 5, figsize=(13, 2.25 * count), squeeze=False, gridspec_kw={"wspace": 0.24, "hspace": 0.16})
+    names = ["(a) image and square", "(b) activity", "(c) projections", "(d) p(true class)", "(e) most probable class"]
     mean = (images.mean.expand(3, images.size, images.size).permute(1, 2, 0) / 255).numpy()
     for row, index, found, own in zip(axes, indices, occlusions, projections, strict=True):
         name = classes[found.target]
@@ -192,17 +196,17 @@ def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequenc
         row[0].imshow(picture)
         row[0].set_ylabel(name, fontsize=10)
         extent = (found.lefts[0] + found.size / 2, found.lefts[-1] + found.size / 2, found.tops[-1] + found.size / 2, found.tops[0] + found.size / 2)
-        row[1].set_title(f"{names[1]} {found.channel}", fontsize=9)
         figure.colorbar(row[1].imshow(found.activity, cmap="jet", extent=extent, interpolation="nearest"), ax=row[1], fraction=0.046)
         row[2].imshow(_framed(own))
         figure.colorbar(row[3].imshow(found.probability, cmap="jet", vmin=0, vmax=1, extent=extent, interpolation="nearest"), ax=row[3], fraction=0.046)
         _label_map(row[4], found, classes, extent)
         for axis, text in zip(row, names, strict=True):
             axis.set(xticks=[], yticks=[])
-            axis.set_title(axis.get_title() or text, fontsize=9)
+            axis.set_title(f"{text}: map {found.channel}" if axis in row[1:3] else text, fontsize=9)
     size = occlusions[0].size
-    return _captioned(figure, title, f"Square of {size} px, every {occlusions[0].stride} px, drawn in (a) where the probability is lowest. (b, d, e): one cell per position of its "
-                      "centre, no interpolation. (c): black frame, this image; the others, the map's strongest images. " + CONTRAST)  # fmt: skip
+    caption = (f"Square of {size} px, every {occlusions[0].stride} px, drawn in (a) where the probability is lowest. (b, d, e): one cell per "
+               "position of its centre, no interpolation. (c): black frame, this image; the others, the map's strongest images. ")  # fmt: skip
+    return _captioned(figure, title, caption + CONTRAST)
 
 
 def _framed(projections: torch.Tensor) -> np.ndarray:
@@ -258,7 +262,7 @@ def confusion_figure(predictions: torch.Tensor, labels: torch.Tensor, classes: S
 def predictions_figure(images: Images, indices: torch.Tensor, probabilities: torch.Tensor, title: str, columns: int = 8) -> Figure:
     """Test images with the predicted class and its probability; red where it is wrong."""
     rows = -(-len(indices) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(12, 1.75 * rows + 0.7), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(12, 1.68 * rows), squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.2})  # fmt: skip
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, index, picture in zip(axes.flat, indices.tolist(), to_rgb(images.pictures(indices)), strict=False):
@@ -270,10 +274,15 @@ def predictions_figure(images: Images, indices: torch.Tensor, probabilities: tor
 
 
 def _captioned(figure: Figure, title: str, caption: str) -> Figure:
-    height = figure.get_figheight()
-    figure.suptitle(title, fontsize=12, y=1 + 0.12 / height, va="bottom")
-    width = int(figure.get_figwidth() * 13.5)
-    figure.text(0.5, 0.04 / height, textwrap.fill(caption, width), ha="center", va="top", fontsize=8, color="0.3")
+    """Title above and caption below all axes, wherever these end; the axes fill the figure."""
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    figure.canvas.draw()
+    box = figure.get_tightbbox().transformed(figure.dpi_scale_trans + figure.transFigure.inverted())
+    inch = 1 / figure.get_figheight()
+    middle = (box.x0 + box.x1) / 2
+    figure.text(middle, box.y1 + 0.12 * inch, title, ha="center", va="bottom", fontsize=12)
+    width = int(figure.get_figwidth() * (box.x1 - box.x0) * 14.5)
+    figure.text(middle, box.y0 - 0.12 * inch, textwrap.fill(caption, width), ha="center", va="top", fontsize=8, color="0.3")
     return figure
 
 

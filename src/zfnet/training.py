@@ -161,7 +161,8 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             seen += len(indices)
             bar.update()
         if not loss < float("inf"):
-            raise FloatingPointError(f"the loss is no longer finite in epoch {epoch}: lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}")
+            cure = f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}"
+            raise FloatingPointError(f"the loss is no longer finite in epoch {epoch}: {cure}")
         val = evaluate(model, data.val)
         lr = optimiser.param_groups[0]["lr"]
         if when == "epoch":
