@@ -45,7 +45,7 @@ SHARE = $(if $(filter -j%,$(MAKEFLAGS)),n=$(or $(JOBS),$$(getconf _NPROCESSORS_O
 PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 .DELETE_ON_ERROR:
-.PHONY: help env figures test lab train scan notebooks bench lock clean drawn check-python FORCE
+.PHONY: help env figures test lab train scan notebooks lock clean drawn check-python FORCE
 
 help: ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -89,9 +89,6 @@ notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep th
 	  mv "$$new" "$$notebook"; \
 	done
 
-bench: $(READY) ## time this implementation beside the others
-	$(PY) benchmarks/run.py
-
 lock: ## resolve requirements.txt anew from pyproject.toml, keeping its versions (with UPGRADE=1: the newest); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv (pip install uv)" >&2; exit 1; }
 	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --fork-strategy fewest --quiet \
@@ -101,7 +98,7 @@ lock: ## resolve requirements.txt anew from pyproject.toml, keeping its versions
 clean: ## remove runs/PROFILE and the tools' caches; Figures/, data/ and .venv/ stay
 	@echo "Removing $(RUNS)/ (weights, scans, executed notebooks) and the tools' caches"
 	@rm -rf $(RUNS) .pytest_cache .ruff_cache .hypothesis build
-	@find src tests notebooks benchmarks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | xargs rm -rf
+	@find src tests notebooks -name __pycache__ -o -name .ipynb_checkpoints 2>/dev/null | xargs rm -rf
 
 # --- The environment -------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,7 @@ def merge(value: torch.Tensor, image: torch.Tensor, position: torch.Tensor, k: i
     return value.gather(1, order), image.gather(1, order), position.gather(1, order)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def scan(features: nn.Sequential, dataset, layers: str | Sequence[str], k: int = 9, batch_size: int = 64,
          device: torch.device | str | None = None, progress: bool = False) -> dict[str, TopActivations]:  # fmt: skip
     """The top k activations of every feature map of `layers`, over a map-style dataset of (image (3, H, W), label), in one pass.
@@ -108,14 +108,11 @@ def strongest_channel(deconvnet: Deconvnet, images: torch.Tensor, layer: str) ->
 
 def load_scan(profile: Profile, model: nn.Module, images: Images, layers: Sequence[str], k: int = 9) -> dict[str, TopActivations]:
     """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now."""
-    from .training import default_device
-
     weights = provenance.tensors_hash(model.features.state_dict())
     key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "deconv", "windows"))
 
     def build():
-        found = scan(model.features, images, layers, k, device=default_device(), progress=True)
-        model.cpu()
+        found = scan(model.features, images, layers, k, progress=True)
         return {f"{layer}/{name}": tensor for layer, top in found.items() for name, tensor in vars(top).items()}, provenance.record(profile, n=len(images))
 
     tensors, _ = provenance.artefact(profile.scan_file, key, build)

@@ -70,7 +70,7 @@ class Deconvnet:
         check_supported(features)
         self.features = features
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         """The maps of `layer` for images (N, 3, H, W): (N, C, h, w)."""
         x = self._checked(images)
@@ -78,14 +78,15 @@ class Deconvnet:
             x = forward_layer(module, x)
         return x
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def project(self, images: torch.Tensor, layer: str, channel: int | torch.Tensor,
                 position: tuple[int, int] | torch.Tensor | None = None, overlap: str = "add") -> torch.Tensor:  # fmt: skip
         """Project one unit, or one whole map, of each image down to its pixels.
 
-        images (N, 3, H, W): network input; channel: one int, or (N,); position: row and column of the unit in the layer's map, one pair or
-        (N, 2), or None for the whole map. The start is the layer's own activation. Returns (N, 3, H, W) in units of activation x weights, exactly zero
-        outside the unit's receptive field. Raises ValueError for an unknown layer, channel, position or overlap.
+        images (N, 3, H, W): network input, brought to the net's device and type; channel: one int, or (N,); position: row and
+        column of the unit in the layer's map, one pair or (N, 2), or None for the whole map. The start is the layer's own activation.
+        Returns (N, 3, H, W) in units of activation x weights, exactly zero outside the unit's receptive field. Raises ValueError for an
+        unknown layer, channel, position or overlap.
         """
         if overlap not in OVERLAP:
             raise ValueError(f"overlap = {overlap!r}: choose one of {', '.join(OVERLAP)}")
@@ -141,7 +142,7 @@ class Deconvnet:
         first = next(layer for layer in self.features if isinstance(layer, nn.Conv2d))
         if images.shape[1] != first.in_channels:
             raise ValueError(f"images: expected {first.in_channels} channels, got {images.shape[1]}: {tuple(images.shape)}")
-        return images.detach()
+        return images.detach().to(first.weight)
 
 
 def _indices(value, n: int, tail: tuple[int, ...], name: str) -> torch.Tensor:

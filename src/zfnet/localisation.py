@@ -17,7 +17,7 @@ from .occlusion import Occlusion, occlude
 def energy_share(projections: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Share of the squared projection (N, 3, H, W) that lies inside the masks (N, H, W): (N,) in 0..1, NaN where a projection is all zero."""
     energy = projections.square().sum(1)
-    return (energy * masks).sum((1, 2)) / energy.sum((1, 2))
+    return (energy * masks.to(energy.device)).sum((1, 2)) / energy.sum((1, 2))
 
 
 def centre_inside(occlusion: Occlusion, mask: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def minimum_inside(occlusion: Occlusion, mask: torch.Tensor) -> tuple[bool, floa
     return bool(inside.flatten()[occlusion.probability.argmin()]), inside.double().mean().item()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def projection_localisation(model: nn.Module, images: Images, indices: torch.Tensor, layer: str, seed: int = 0) -> dict[str, float]:
     """Mean energy share inside the mask of each image's strongest unit of `layer`, of a random active unit, and the mask's share of the image."""
     deconvnet, generator = Deconvnet(model.features), torch.Generator().manual_seed(seed)
@@ -40,7 +40,7 @@ def projection_localisation(model: nn.Module, images: Images, indices: torch.Ten
     maps = deconvnet.activations(inputs, layer)
     shares = {}
     flat = maps.flatten(1)
-    random_unit = torch.multinomial((flat > 0).double(), 1, generator=generator)[:, 0]
+    random_unit = torch.multinomial((flat > 0).double().cpu(), 1, generator=generator)[:, 0].to(flat.device)
     for name, unit in {"strongest unit": flat.argmax(1), "random active unit": random_unit}.items():
         per_map = maps.shape[2] * maps.shape[3]
         position = torch.stack([unit % per_map // maps.shape[3], unit % maps.shape[3]], 1)

@@ -20,7 +20,7 @@ class Occlusion:
     """Raw grids over the square's positions; entry (i, j) has the square's corner at pixel (tops[i], lefts[j]).
 
     probability (R, C) of `target`; label (R, C) the most probable class; activity (R, C) of map `channel` of `layer`, summed over space;
-    logits (R, C, classes); and the same quantities of the clean image.
+    logits (R, C, classes); and the same quantities of the clean image. Tensors are on the CPU.
     """
 
     probability: torch.Tensor
@@ -49,7 +49,7 @@ def positions(length: int, size: int, stride: int) -> torch.Tensor:
     return starts if starts[-1] == length - size else torch.cat([starts, torch.tensor([length - size])])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, stride: int, fill: float | torch.Tensor = 0.0,
             layer: str | None = None, channel: int | None = None, batch_size: int = 64) -> Occlusion:  # fmt: skip
     """Occlude one image (3, H, W) with a `size` x `size` square at every position of a grid with that `stride`.
@@ -69,6 +69,7 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
     names = [name for name, _ in model.features.named_children()]
     if layer not in names:
         raise ValueError(f"no layer {layer!r}: choose one of {', '.join(names)}")
+    image = image.to(next(model.parameters()))
     with evaluating(model):
         logits, maps = _forward(model, image[None], layer)
         if not 0 <= target < logits.shape[1]:
@@ -88,9 +89,9 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
             grid_logits.append(out)
             activity.append(maps_[:, channel].sum((1, 2)))
     grid = (len(tops), len(lefts))
-    found = torch.cat(grid_logits).view(*grid, -1)
+    found = torch.cat(grid_logits).view(*grid, -1).cpu()
     probability = found.softmax(-1)[..., target]
-    return Occlusion(probability, found.argmax(-1), torch.cat(activity).view(grid), found, tops, lefts, size, stride, target, layer, channel,
+    return Occlusion(probability, found.argmax(-1), torch.cat(activity).view(grid).cpu(), found, tops, lefts, size, stride, target, layer, channel,
                      float(logits[0].softmax(0)[target]), int(logits[0].argmax()), float(totals[channel]))  # fmt: skip
 
 

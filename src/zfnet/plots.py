@@ -1,8 +1,8 @@
 """Every panel and grid, and one contrast rule.
 
 Projections are drawn symmetric around zero: mid-grey is 0, and one scale s serves all panels that belong together (the nine of a feature map), so that
-they can be compared. s is the 99.5th percentile of their absolute values; what exceeds it saturates. Patches are the exact receptive fields, clipped at
-the image's border; what lies outside the image stays white.
+they can be compared. s is the 98th percentile of their absolute values, zeros left out; what exceeds it saturates. Patches are the exact receptive
+fields, clipped at the image's border; what lies outside the image stays white.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .occlusion import Occlusion
 from .profiles import Profile
 from .windows import ReceptiveField, receptive_field
 
-PERCENTILE = 99.5
+PERCENTILE = 98
 DPI = 110
 LIMIT = 490_000  # bytes of a committed figure
 CONTRAST = f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th percentile of |value|."
@@ -142,7 +142,8 @@ def one_image_figure(deconvnet: Deconvnet, images: Images, index: int, layer: st
     for i, (axis, picture) in enumerate(zip(axes[1:], pictures, strict=True)):
         unit = int(units.row[i]), int(units.col[i])
         top, left, bottom, right = field.box(*unit)
-        axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.7))
+        if field.size < (images.size, images.size):
+            axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="white", linewidth=0.7))
         axis.imshow(picture)
         axis.set_title(f"map {int(units.channel[i])} {unit}\n{float(units.value[i]):.2f}", fontsize=7)
     for axis in axes:
@@ -296,7 +297,7 @@ def save_figure(figure: Figure, profile: Profile, name: str) -> Path:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
         if buffer.tell() > LIMIT:
-            picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
             buffer = io.BytesIO()
             picture.save(buffer, format="png", optimize=True)
         if buffer.tell() <= LIMIT:

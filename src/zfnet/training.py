@@ -218,7 +218,7 @@ def read_history(profile: Profile) -> list[dict[str, float]]:
 
 
 def trained(profile: Profile, data: Data) -> nn.Module:
-    """The profile's net with its weights, in eval mode on the CPU: trained now if they are missing or stale; downloaded if pretrained."""
+    """The profile's net with its weights, in eval mode, on the GPU where there is one: trained now if missing or stale; downloaded if pretrained."""
     if profile.training is not None and profile.model.weights is None:
         train(profile, data)
-    return load_model(profile)
+    return load_model(profile).to(default_device())

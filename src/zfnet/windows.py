@@ -4,12 +4,13 @@ Through the stack, kernel k (dilated: d(k-1)+1), stride s and padding p update (
 
     size   <- size + (k - 1) * d * stride       offset <- offset - p * stride       stride <- stride * s
 
-A unit at row r then sees rows offset + r * stride up to offset + r * stride + size, clipped at the image's border.
+A unit at row r then sees rows offset + r * stride up to offset + r * stride + size: where no border is near. Near a border its exact field is found by
+following the unit down, layer by layer, and clipping at each map: a pool in ceil mode or a strided convolution can leave the last pixels unseen.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -25,15 +26,23 @@ class ReceptiveField:
     offset: tuple[int, int]
     map_size: tuple[int, int]
     input_size: tuple[int, int]
+    chain: tuple[tuple[tuple[int, ...], ...], ...] = field(repr=False, default=())  # per axis and layer: kernel, stride, padding, dilation, inputs
 
     def box(self, row: int, col: int) -> tuple[int, int, int, int]:
         """The unit's receptive field, (top, left, bottom, right), half-open and clipped; ValueError outside the map."""
         if not (0 <= row < self.map_size[0] and 0 <= col < self.map_size[1]):
             raise ValueError(f"position ({row}, {col}) is outside the map of {self.map_size[0]} x {self.map_size[1]} units")
-        start = [o + u * s for o, u, s in zip(self.offset, (row, col), self.stride, strict=True)]
-        top, left = (max(0, a) for a in start)
-        bottom, right = (min(limit, a + n) for a, n, limit in zip(start, self.size, self.input_size, strict=True))
+        (top, bottom), (left, right) = (_follow(layers, unit) for layers, unit in zip(self.chain, (row, col), strict=True))
         return top, left, bottom, right
+
+
+def _follow(layers: tuple[tuple[int, ...], ...], unit: int) -> tuple[int, int]:
+    """The half-open range of pixels that a unit sees along one axis."""
+    first = last = unit
+    for kernel, stride, pad, dilation, inputs in reversed(layers):
+        first = max(0, first * stride - pad)
+        last = min(inputs - 1, last * stride - pad + (kernel - 1) * dilation)
+    return first, last + 1
 
 
 def pair(value) -> tuple[int, int]:
@@ -69,17 +78,20 @@ def receptive_field(features: nn.Sequential, layer: str, input_size: int | tuple
     check_supported(features)
     map_size = input_size = pair(input_size)
     size, stride, offset = (1, 1), (1, 1), (0, 0)
+    chain: tuple[list, list] = ([], [])
     for name, module in layers_up_to(features, layer):
         if not isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
             continue
         kernel, step, pad, dilation = (pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding", "dilation"))
+        for axis, geometry in zip(chain, zip(kernel, step, pad, dilation, map_size, strict=True), strict=True):
+            axis.append(geometry)
         map_size = tuple(_outputs(n, *geometry, module) for n, *geometry in zip(map_size, kernel, step, pad, dilation, strict=True))
         if min(map_size) < 1:
             raise ValueError(f"an input of {input_size[0]} x {input_size[1]} pixels is too small to reach {name}")
         size = tuple(n + (k - 1) * d * s for n, k, d, s in zip(size, kernel, dilation, stride, strict=True))
         offset = tuple(o - p * s for o, p, s in zip(offset, pad, stride, strict=True))
         stride = tuple(s * t for s, t in zip(stride, step, strict=True))
-    return ReceptiveField(size, stride, offset, map_size, input_size)
+    return ReceptiveField(size, stride, offset, map_size, input_size, tuple(map(tuple, chain)))
 
 
 def _outputs(n: int, kernel: int, stride: int, pad: int, dilation: int, module: nn.Module) -> int:

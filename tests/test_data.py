@@ -1,0 +1,226 @@
+"""Images in, exactly: decoding, splits, crops and normalisation, against PIL and numpy; the built-in shapes against their own description."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from zfnet import Profile, data, load_data, shapes
+from zfnet.profiles import DataConfig
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path)
+    return tmp_path
+
+
+def profile(**config):
+    return Profile("p", "P", data=DataConfig(**config))
+
+
+def photo(path, width, height, seed, mode="RGB", **save):
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).resize((width, height)).convert(mode)
+    image.save(path, **save)
+
+
+@pytest.fixture
+def folder(root):
+    for label in ("cat", "dog", "two words"):
+        for i in range(12):
+            photo(root / "images" / label / f"{i:02d}.png", 40 + 3 * i, 50 - i, 100 + i)
+    return root / "images"
+
+
+def test_a_folder_is_decoded_split_and_named(folder):
+    exif = Image.Exif()
+    exif[274] = 6
+    photo(folder / "cat" / "rotated.jpg", 60, 40, 1, exif=exif)
+    for mode in ("L", "P", "RGBA", "1"):
+        photo(folder / "dog" / f"{mode}.png", 37, 61, 2, mode)
+    found = load_data(profile(source="folder", root="images", resize=32, size=28, test=0.25, validation=0.2))
+    assert found.classes == ("cat", "dog", "two words")
+    names = [name for split in (found.train, found.val, found.test) for name in split.names]
+    assert sorted(names) == sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*")) and len(set(names)) == 41
+    for split in (found.train, found.val, found.test):
+        assert set(split.labels.tolist()) == {0, 1, 2}
+        for i, name in enumerate(split.names):
+            assert found.classes[split.labels[i]] == name.split("/")[0]
+            image = ImageOps.exif_transpose(Image.open(folder / name)).convert("RGB")
+            side = min(image.size)
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            expected = image.resize((32, 32), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+            assert np.abs(split.pixels[i].permute(1, 2, 0).numpy().astype(int) - np.array(expected)).max() <= 1
+
+
+def test_train_and_test_folders_stay_what_they_are(root):
+    for part in ("train", "test"):
+        for label in "ab":
+            for i in range(5):
+                photo(root / "images" / part / label / f"{i}.png", 34, 34, i)
+    found = load_data(profile(source="folder", root="images", resize=32, size=32, validation=0.2))
+    assert found.classes == ("a", "b")
+    assert all(name.startswith("test/") for name in found.test.names) and len(found.test) == 10
+    assert all(name.startswith("train/") for name in found.train.names + found.val.names) and (len(found.train), len(found.val)) == (8, 2)
+
+
+def test_images_per_class(folder):
+    found = load_data(profile(source="folder", root="images", resize=32, size=32, train_per_class=5, test_per_class=3, validation=0.2))
+    assert found.train.labels.bincount().tolist() == [4, 4, 4]
+    assert found.val.labels.bincount().tolist() == [1, 1, 1]
+    assert found.test.labels.bincount().tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("normalise", ["channel", "pixel", "imagenet"])
+def test_normalisation_by_numpy(folder, normalise):
+    found = load_data(profile(source="folder", root="images", resize=32, size=27, normalise=normalise, gain=3.0))
+    crops = found.train.pixels[:, :, 2:29, 2:29].double().numpy()
+    if normalise == "channel":
+        mean, std = crops.mean((0, 2, 3)).reshape(3, 1, 1), crops.std((0, 2, 3)).reshape(3, 1, 1)
+    elif normalise == "pixel":
+        mean, std = crops.mean(0), 1.0
+    else:
+        mean, std = np.array([123.675, 116.28, 103.53]).reshape(3, 1, 1), np.array([58.395, 57.12, 57.375]).reshape(3, 1, 1)
+    test = found.test.pixels[:, :, 2:29, 2:29].double().numpy()
+    torch.testing.assert_close(found.test.batch([0, 2]).double(), torch.from_numpy((test[[0, 2]] - mean) / std * 3), rtol=1e-4, atol=1e-4)
+    assert torch.equal(found.test[2][0], found.test.batch([2])[0]) and found.test[2][1] == found.test.labels[2]
+    assert torch.equal(found.test.pictures([1]), found.test.pixels[[1], :, 2:29, 2:29])
+
+
+def test_unreadable_images_are_named_and_few_are_skipped(folder):
+    (folder / "cat" / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(ValueError, match=r"1 of 37 images .* cannot be read: cat/broken.jpg .*More than 1 %"):
+        load_data(profile(source="folder", root="images", resize=32, size=32))
+    for i in range(80):
+        photo(folder / "dog" / f"more{i}.png", 33, 33, i)
+    with pytest.warns(UserWarning, match=r"1 of 117 images .*cat/broken.jpg.*Skipped"):
+        found = load_data(profile(source="folder", root="images", resize=32, size=32))
+    assert len(found.train) + len(found.val) + len(found.test) == 116
+
+
+def test_missing_and_empty_folders_have_a_cure(root):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: put images there as CLASS/image.jpg, or set `data: root:`"):
+        load_data(profile(source="folder", root="nowhere"))
+    (root / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no images in .*empty"):
+        load_data(profile(source="folder", root="empty"))
+
+
+def test_decoded_once_and_again_when_something_changes(folder, monkeypatch):
+    first = load_data(profile(source="folder", root="images", resize=32, size=32))
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "_decode", lambda *a: pytest.fail("decoded again"))
+        again = load_data(profile(source="folder", root="images", resize=32, size=32))
+        assert torch.equal(first.train.pixels, again.train.pixels) and first.train.fingerprint == again.train.fingerprint
+        with pytest.raises(pytest.fail.Exception):
+            load_data(profile(source="folder", root="images", resize=34, size=32))
+    photo(folder / "cat" / "00.png", 40, 40, 999)
+    changed = load_data(profile(source="folder", root="images", resize=32, size=32))
+    assert [getattr(changed, n).fingerprint for n in ("train", "val", "test")] != [getattr(first, n).fingerprint for n in ("train", "val", "test")]
+
+
+def test_cifar10_in_torchvisions_own_format(root, monkeypatch):
+    from torchvision.datasets import CIFAR10
+
+    folder = root / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+        content = {"data": rng.integers(0, 255, (20, 3072), np.uint8), "labels": [i % 10 for i in range(20)]}
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}))
+    monkeypatch.setattr(CIFAR10, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    found = load_data(profile(source="cifar10", root="data", resize=32, size=32))
+    assert (len(found.train), len(found.val), len(found.test)) == (90, 10, 20) and found.classes[3] == "class3"
+    raw = pickle.loads((folder / "test_batch").read_bytes())["data"].reshape(20, 3, 32, 32)
+    assert np.array_equal(found.test.pixels.numpy(), raw)
+
+
+def test_caltech101_in_torchvisions_own_format(root):
+    for label in ("accordion", "BACKGROUND_Google", "ant"):
+        for i in range(1, 9):
+            photo(root / "data" / "caltech101" / "101_ObjectCategories" / label / f"image_{i:04d}.jpg", 50 + i, 40, i)
+    (root / "data" / "caltech101" / "Annotations").mkdir()
+    found = load_data(profile(source="caltech101", root="data", resize=32, size=32, train_per_class=4, test_per_class=3))
+    assert found.classes == ("accordion", "ant")  # the background is no class
+    assert found.test.labels.bincount().tolist() == [3, 3]
+
+
+def test_offline_the_cure_is_named(root, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", offline)
+    with pytest.raises(FileNotFoundError, match="cifar10 is not in .* could not be downloaded .*connect to the network once, or point `data: root:`"):
+        load_data(profile(source="cifar10"))
+
+
+def test_random_crops_are_crops_and_mirrors():
+    pixels = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8)
+    indices = torch.tensor([5, 0, 3, 3] * 20)
+    seen = set()
+    for flip in (True, False):
+        found = data.random_crops(pixels, indices, 9, torch.Generator().manual_seed(0), flip)
+        for crop, index in zip(found, indices.tolist(), strict=True):
+            places = [(r, c, m) for r in range(4) for c in range(4) for m in (False, True)
+                      if torch.equal(crop.flip(2) if m else crop, pixels[index, :, r : r + 9, c : c + 9])]  # fmt: skip
+            assert len(places) == 1 and (flip or not places[0][2])
+            seen.add(places[0])
+    assert len(seen) > 24, "crops and mirrors are not spread"
+
+
+# --- The built-in shapes --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made():
+    return shapes.make_shapes(60, 96, seed=7)
+
+
+def test_shapes_depend_on_seed_and_index_alone(made):
+    more = shapes.make_shapes(80, 96, seed=7)
+    for name in ("images", "labels", "masks"):
+        assert torch.equal(getattr(more, name)[:60], getattr(made, name))
+    assert not torch.equal(shapes.make_shapes(60, 96, seed=8).images, made.images)
+    assert made.labels.bincount().tolist() == [6] * 10
+
+
+def test_keypoints_lie_on_the_object_and_the_nose_between_the_eyes(made):
+    for name, points in made.keypoints.items():
+        known = ~points.isnan().any(1)
+        assert torch.equal(known, made.labels == 4) if name in shapes.FACE_POINTS else known.all()
+        rows, cols = points[known].long().unbind(1)
+        assert made.masks[known.nonzero().flatten(), rows, cols].all(), name
+    face = made.labels == 4
+    left, right, nose = (made.keypoints[name][face] for name in ("left_eye", "right_eye", "nose"))
+    torch.testing.assert_close((left - nose).norm(dim=1), (right - nose).norm(dim=1))
+    assert (left[:, 1] < right[:, 1]).all() and (nose[:, 0] > (left + right)[:, 0] / 2).all()
+
+
+def test_masks_cover_a_part_of_the_image_and_differ_from_the_background(made):
+    share = made.masks.double().mean((1, 2))
+    assert 0.03 < share.min() and share.max() < 0.5
+    grey = made.images.double().mean(1)
+    edge = (grey[:, :, 1:] - grey[:, :, :-1]).abs()
+    inside = made.masks[:, :, 1:] & made.masks[:, :, :-1]
+    assert edge[inside].mean() > 2.5 * edge[~inside].mean()  # textures are inside, backgrounds are smooth
+
+
+@pytest.mark.parametrize(("count", "size", "message"), [(0, 64, "count = 0"), (5, 20, "size = 20")])
+def test_shapes_names_bad_arguments(count, size, message):
+    with pytest.raises(ValueError, match=message):
+        shapes.make_shapes(count, size)
+
+
+def test_masks_follow_the_crop(root):
+    found = load_data(profile(source="shapes", count=50, resize=64, size=50)).val
+    assert torch.equal(found.mask([1]), found.masks[[1], 7:57, 7:57])
+    with pytest.raises(ValueError, match="no object masks"):
+        data.Images(found.pixels, found.labels, found.classes, 50, found.mean, found.std).mask([0])

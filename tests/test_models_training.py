@@ -1,0 +1,248 @@
+"""The nets against pytorchcv's, and the recipe against the paper's rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from pytorchcv.model_provider import get_model
+from safetensors.torch import save_file
+from torch import nn
+
+from zfnet import AlexNet, Profile, ZFNet, build_model, evaluate, load_data, load_model, models, read_history, receptive_field, train, training
+from zfnet.data import ten_crop
+from zfnet.profiles import DataConfig, ModelConfig, TrainingConfig
+
+
+@pytest.mark.parametrize(("name", "maps", "parameters"), [("zfnet", (96, 256, 384, 384, 256), 62_357_608), ("zfnetb", (96, 256, 512, 1024, 512), 107_627_624)])
+def test_logits_equal_pytorchcv(name, maps, parameters, report):
+    torch.manual_seed(0)
+    theirs = get_model(name, pretrained=False).eval()
+    ours = ZFNet(maps=maps, lrn="before").eval()
+    assert sum(p.numel() for p in ours.parameters()) == parameters
+    models.put_weights(ours, models.from_pytorchcv(theirs.state_dict()), name)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        expected, found = theirs(images), ours(images)
+    error = float((found - expected).norm() / expected.norm())
+    report(f"{name}: relative difference of our logits from pytorchcv's {error:.1e}")
+    assert error < 1e-6
+
+
+def sides(net, size=224):
+    return [receptive_field(net.features, name, size).map_size[0] for name, m in net.features.named_children() if not isinstance(m, nn.ReLU)]
+
+
+def test_map_sizes_are_the_papers():
+    assert sides(ZFNet(10, fc=(8, 8))) == [110, 55, 26, 13, 13, 13, 13, 6]
+    assert sides(AlexNet(10, fc=(8, 8))) == [55, 27, 27, 13, 13, 13, 13, 6]
+
+
+def test_lrn_stands_where_it_is_asked_for():
+    names = {lrn: " ".join(n for n, _ in ZFNet(10, fc=(8, 8), lrn=lrn).features.named_children()) for lrn in (None, "after", "before")}
+    assert "norm" not in names[None]
+    assert names["after"].startswith("conv1 relu1 pool1 norm1 conv2 relu2 pool2 norm2 conv3")
+    assert names["before"].startswith("conv1 relu1 norm1 pool1 conv2 relu2 norm2 pool2 conv3")
+
+
+def test_the_papers_initialisation():
+    torch.manual_seed(0)
+    net = ZFNet(10, input_size=64, fc=(64, 64), init="paper", conv1_scale=0.5)
+    assert net.features.conv3.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert net.features.conv1.weight.std().item() == pytest.approx(0.005, rel=0.03)
+    assert all(not p.any() for n, p in net.named_parameters() if n.endswith("bias"))
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"lrn": "yes"}, "lrn = 'yes': choose None"),
+    ({"init": "xavier"}, "init = 'xavier'"),
+    ({"maps": (1, 2)}, r"maps = \(1, 2\)"),
+    ({"input_size": 20}, "input_size = 20: too small"),
+])  # fmt: skip
+def test_bad_nets_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ZFNet(10, **arguments)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("code in a weights file was run",))
+
+
+def test_weights_files(tmp_path):
+    net = ZFNet(5, input_size=64, maps=(4,) * 5, fc=(6, 6))
+    state = net.state_dict()
+    torch.save({"state_dict": state}, tmp_path / "a.pth")
+    save_file(state, tmp_path / "a.safetensors")
+    for name in ("a.pth", "a.safetensors"):
+        assert all(torch.equal(v, state[k]) for k, v in models.read_weights(tmp_path / name).items())
+    with pytest.raises(FileNotFoundError, match="no weights at .*train first"):
+        models.read_weights(tmp_path / "none.pth")
+    with open(tmp_path / "bomb.pth", "wb") as file:
+        pickle.dump(Bomb(), file)
+    with pytest.raises(ValueError, match="bomb.pth cannot be read as weights"):
+        models.read_weights(tmp_path / "bomb.pth")
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        models.read_weights(tmp_path / "text.safetensors")
+    save_file({**state, "classifier.fc8.bias": torch.full((5,), torch.nan)}, tmp_path / "nan.safetensors")
+    with pytest.raises(ValueError, match="fc8.bias has values that are not finite"):
+        models.read_weights(tmp_path / "nan.safetensors")
+
+
+def test_weights_that_do_not_fit_are_named():
+    net = ZFNet(5, input_size=64, maps=(4,) * 5, fc=(6, 6))
+    state = net.state_dict()
+    state["extra"] = torch.zeros(1)
+    state["classifier.fc8.bias"] = torch.zeros(6)
+    del state["features.conv2.bias"]
+    with pytest.raises(ValueError, match=r"missing features.conv2.bias; unexpected extra; classifier.fc8.bias is \(6,\), expected \(5,\)"):
+        models.put_weights(net, state, "file")
+
+
+def test_pretrained_profiles_read_local_files(tmp_path):
+    """Files of the publishers' formats, with random weights."""
+    import torchvision
+
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 224, 224)
+    for name, theirs in {"alexnet_imagenet": torchvision.models.alexnet(), "zfnet_imagenet": get_model("zfnet", pretrained=False)}.items():
+        path = tmp_path / f"{name}.pth"
+        torch.save(theirs.state_dict(), path)
+        profile = Profile("p", "P", model=ModelConfig(name=name, weights=str(path)))
+        with torch.no_grad():
+            torch.testing.assert_close(load_model(profile)(images), theirs.eval()(images), rtol=1e-4, atol=1e-5)
+        path.unlink()
+
+
+def test_without_a_network_the_cure_is_named(monkeypatch):
+    import torchvision
+
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    with pytest.raises(FileNotFoundError, match="weights of vgg19 could not be downloaded .*connect to the network, or set `weights:`"):
+        load_model(Profile("p", "P", model=ModelConfig(name="vgg19")))
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path)
+    return Profile(
+        "tiny", "Tiny", data=DataConfig(count=80, resize=68, size=64, validation=0.2, test=0.2),
+        model=ModelConfig(maps=(8,) * 5, fc=(16, 16)), training=TrainingConfig(epochs=3, batch_size=16, lr=0.02, schedule="onecycle"),
+    )  # fmt: skip
+
+
+def test_overfits_one_batch(tiny):
+    tiny = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, maps=(16, 24, 24, 24, 24), fc=(64, 64), dropout=0.0))
+    data = load_data(tiny)
+    net = build_model(tiny, 10)
+    images, labels = data.train.batch(range(16)), data.train.labels[:16]
+    optimiser = torch.optim.SGD(net.parameters(), 0.01, 0.9)
+    for _ in range(150):
+        logits = training.train_step(net, optimiser, images, labels, None)
+    assert nn.functional.cross_entropy(logits, labels) < 0.05
+
+
+def test_rms_bound_holds_after_every_step_and_small_filters_are_left_alone(tiny):
+    data, net, limit = load_data(tiny), build_model(tiny, 10), 0.05
+    optimiser = torch.optim.SGD(net.parameters(), 0.5, 0.9)
+    exceeded = False
+    for indices in torch.arange(48).split(16):
+        training.train_step(net, optimiser, data.train.batch(indices), data.train.labels[indices], limit)
+        for layer in net.features:
+            if isinstance(layer, nn.Conv2d):
+                rms = (layer.weight**2).mean((1, 2, 3)).sqrt()
+                exceeded |= bool((rms > 0.999 * limit).any())
+                assert (rms <= limit * (1 + 1e-6)).all()
+    assert exceeded, "the bound was never reached: the test tests nothing"
+    layer = nn.Conv2d(1, 2, 1, bias=False)
+    layer.weight.data = torch.tensor([0.02, -0.3]).view(2, 1, 1, 1)
+    training.renormalise(layer, 0.1)
+    torch.testing.assert_close(layer.weight.flatten(), torch.tensor([0.02, -0.1]))
+
+
+def test_ten_crop_evaluation_equals_a_slow_loop(tiny):
+    data, net = load_data(tiny), build_model(tiny, 10).eval()
+    found = evaluate(net, data.test, crops=10)
+    for i in range(len(data.test)):
+        probability = torch.zeros(10)
+        for top, left in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)):
+            crop = data.test.pixels[i, :, top : top + 64, left : left + 64]
+            for view in (crop, crop.flip(2)):
+                with torch.no_grad():
+                    probability += net(data.test.normalise(view[None]))[0].softmax(0) / 10
+        torch.testing.assert_close(found.probabilities[i], probability, rtol=1e-4, atol=1e-6)
+    assert found.accuracy == pytest.approx((found.probabilities.argmax(1) == data.test.labels).float().mean().item())
+    crops = {c.numpy().tobytes() for c in ten_crop(data.test.pixels[:1], 64)[0]}
+    corners = {(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)}
+    mine = {v.numpy().tobytes() for r, c in corners for p in [data.test.pixels[0, :, r : r + 64, c : c + 64]] for v in (p.contiguous(), p.flip(2).contiguous())}
+    assert crops == mine
+
+
+def test_interrupted_training_ends_bit_equal(tiny, monkeypatch):
+    data = load_data(tiny)
+    meta = train(tiny, data, device="cpu", progress=False)
+    weights, history = models.read_weights(tiny.weights_file), read_history(tiny)
+    assert len(history) == 3 and meta["epoch"] in (1, 2, 3) and not tiny.checkpoint_file.exists()
+    tiny.weights_file.unlink()
+    real, calls = training.evaluate, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, data, device="cpu", progress=False)
+    assert tiny.checkpoint_file.exists() and not tiny.weights_file.exists()
+    train(tiny, data, device="cpu", progress=False)
+    again = models.read_weights(tiny.weights_file)
+    assert all(torch.equal(weights[name], again[name]) for name in weights) and read_history(tiny) == history
+
+
+def test_the_epoch_that_is_best_on_validation_is_kept(tiny, monkeypatch):
+    data, real, seen = load_data(tiny), training.evaluate, []
+
+    def scripted(model, images, *args, **kwargs):
+        found = real(model, images, *args, **kwargs)
+        if images is data.val:
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return dataclasses.replace(found, accuracy=(0.1, 0.9, 0.2)[len(seen) - 1])
+        return found
+
+    monkeypatch.setattr(training, "evaluate", scripted)
+    meta = train(tiny, data, device="cpu", progress=False)
+    assert meta["epoch"] == 2 and meta["val_accuracy"] == 0.9
+    kept = models.read_weights(tiny.weights_file)
+    assert all(torch.equal(kept[name], seen[1][name]) for name in kept)
+    assert not torch.equal(seen[1]["features.conv1.weight"], seen[2]["features.conv1.weight"])
+
+
+def test_a_second_training_does_nothing_and_a_changed_recipe_trains(tiny, monkeypatch):
+    data = load_data(tiny)
+    train(tiny, data, device="cpu", progress=False)
+    monkeypatch.setattr(training, "_train", lambda *a: pytest.fail("trained again"))
+    train(tiny, data, device="cpu", progress=False)
+    other = dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, lr=0.03))
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        train(other, data, device="cpu", progress=False)
+
+
+def test_training_names_what_is_wrong(tiny):
+    wild = dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, lr=1e12, rms=None))
+    with pytest.raises(FloatingPointError, match="no longer finite in epoch 1: lower `training: lr:`"):
+        train(wild, device="cpu", progress=False)
+    with pytest.raises(ValueError, match="has no `training:` section"):
+        train(dataclasses.replace(tiny, training=None))
+    with pytest.raises(FileNotFoundError, match="make train PROFILE=tiny"):
+        read_history(tiny)
