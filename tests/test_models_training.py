@@ -117,6 +117,12 @@ def test_pretrained_profiles_read_local_files(tmp_path):
         path.unlink()
 
 
+def test_weights_without_a_classifier_are_named(tmp_path):
+    save_file(ZFNet(5, input_size=64, maps=(4,) * 5, fc=(6, 6)).features.state_dict(prefix="features."), tmp_path / "f.safetensors")
+    with pytest.raises(ValueError, match="f.safetensors has no classifier; expected the weights of a whole zfnet"):
+        load_model(Profile("p", "P", model=ModelConfig(weights=str(tmp_path / "f.safetensors"))))
+
+
 def test_without_a_network_the_cure_is_named(monkeypatch):
     import torchvision
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .windows import check_supported, layers_up_to, pair
+from .windows import check_supported, layers_up_to, pair, receptive_field
 
 OVERLAP = ("add", "overwrite", "max")
 
@@ -73,7 +73,7 @@ class Deconvnet:
     @torch.no_grad()
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         """The maps of `layer` for images (N, 3, H, W): (N, C, h, w)."""
-        x = self._checked(images)
+        x = self._checked(images, layer)
         for _, module in layers_up_to(self.features, layer):
             x = forward_layer(module, x)
         return x
@@ -90,8 +90,8 @@ class Deconvnet:
         """
         if overlap not in OVERLAP:
             raise ValueError(f"overlap = {overlap!r}: choose one of {', '.join(OVERLAP)}")
-        x, tape = self._checked(images), []
-        for name, module in layers_up_to(self.features, layer):
+        x, tape = self._checked(images, layer), []
+        for _, module in layers_up_to(self.features, layer):
             size, switches = x.shape, None
             if isinstance(module, nn.MaxPool2d):
                 x, switches = F.max_pool2d(x, module.kernel_size, module.stride, module.padding, module.dilation,
@@ -99,8 +99,6 @@ class Deconvnet:
             else:
                 x = forward_layer(module, x)
             tape.append((module, size, switches))
-            if min(x.shape) < 1:
-                raise ValueError(f"images of {tuple(images.shape[-2:])} pixels are too small to reach {name}")
         signal = self._start(x, layer, channel, position)
         for module, size, switches in reversed(tape):
             signal = self._down(module, signal, size, switches, overlap)
@@ -135,13 +133,14 @@ class Deconvnet:
         start[image, channel, row, col] = maps[image, channel, row, col]
         return start
 
-    def _checked(self, images: torch.Tensor) -> torch.Tensor:
+    def _checked(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         if not isinstance(images, torch.Tensor) or images.ndim != 4:
             shape = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
             raise ValueError(f"images: expected a tensor (N, channels, rows, columns), got {shape}; add a batch axis with images[None]")
         first = next(layer for layer in self.features if isinstance(layer, nn.Conv2d))
         if images.shape[1] != first.in_channels:
             raise ValueError(f"images: expected {first.in_channels} channels, got {images.shape[1]}: {tuple(images.shape)}")
+        receptive_field(self.features, layer, tuple(images.shape[-2:]))  # names an unknown layer, and images too small to reach it
         return images.detach().to(first.weight)
 
 

@@ -208,8 +208,10 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
     if config.name.startswith("zfnet") and "features.conv1.weight" not in state:
         state = from_pytorchcv(state)
     if num_classes is None:
-        num_classes = state[max((k for k in state if k.startswith("classifier.") and k.endswith(".bias")), default="")].shape[0] \
-            if any(k.startswith("classifier.") for k in state) else 1000  # fmt: skip
+        biases = [name for name in state if name.startswith("classifier.") and name.endswith(".bias")]
+        if not biases:
+            raise ValueError(f"{path or profile.weights_file} has no classifier; expected the weights of a whole {config.name}")
+        num_classes = len(state[max(biases)])
     return put_weights(build_model(profile, num_classes), state, str(path or profile.weights_file)).eval()
 
 

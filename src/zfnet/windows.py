@@ -38,11 +38,11 @@ class ReceptiveField:
 
 def _follow(layers: tuple[tuple[int, ...], ...], unit: int) -> tuple[int, int]:
     """The half-open range of pixels that a unit sees along one axis."""
-    first = last = unit
+    seen = {unit}  # a set, not a range: beside a border a dilated kernel's first tap inside can lie anywhere
     for kernel, stride, pad, dilation, inputs in reversed(layers):
-        first = max(0, first * stride - pad)
-        last = min(inputs - 1, last * stride - pad + (kernel - 1) * dilation)
-    return first, last + 1
+        taps = {start * stride - pad + n * dilation for start in seen for n in range(kernel)}
+        seen = {tap for tap in taps if 0 <= tap < inputs}
+    return (min(seen), max(seen) + 1) if seen else (0, 0)
 
 
 def pair(value) -> tuple[int, int]:
