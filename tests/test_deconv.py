@@ -39,7 +39,8 @@ NETS = {
         relu(), nn.MaxPool2d(3, 1), conv(5, 4, 2), relu()],
     "rows unlike columns": lambda: [
         conv(3, 4, (3, 5), (2, 1), (1, 2)), relu(), nn.MaxPool2d((3, 2), (1, 2), (1, 0)), conv(4, 4, (2, 3), (1, 3)), relu()],
-    "pooled twice, layer of a pool": lambda: [conv(3, 4, 3), relu(), nn.MaxPool2d(3, 1), nn.MaxPool2d(3, 2, ceil_mode=True), conv(4, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 2)],
+    "pooled twice, layer of a pool": lambda: [
+        conv(3, 4, 3), relu(), nn.MaxPool2d(3, 1), nn.MaxPool2d(3, 2, ceil_mode=True), conv(4, 6, 3), nn.ReLU(), nn.MaxPool2d(3, 2)],
 }  # fmt: skip
 SIZES = [(27, 36), (41, 33)]
 

@@ -66,6 +66,15 @@ def test_bad_nets_are_named(arguments, message):
         ZFNet(10, **arguments)
 
 
+def test_layers_of_vgg_are_the_last_relus_of_the_blocks():
+    import torchvision
+
+    with torch.device("meta"):
+        assert list(models.paper_layers(torchvision.models.vgg19().features).values()) == ["3", "8", "17", "26", "35"]
+        assert list(models.paper_layers(torchvision.models.vgg16().features).values()) == ["3", "8", "15", "22", "29"]
+        assert list(models.paper_layers(torchvision.models.alexnet().features).values()) == ["1", "4", "7", "9", "11"]
+
+
 class Bomb:
     def __reduce__(self):
         return (pytest.fail, ("code in a weights file was run",))
