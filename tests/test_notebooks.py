@@ -44,7 +44,7 @@ def test_defaults_are_the_demo_and_papermill_knows_them(path):
 def test_committed_with_outputs_and_without_traces_of_a_machine(path):
     text = path.read_text()
     assert len(text) < 300_000
-    assert not re.search(r"PosixPath|/home/|/root/|/tmp/|/Users/|site-packages|injected-parameters", text)
+    assert not re.search(r"PosixPath|/(home|root|tmp|Users)/|site-packages|injected-parameters", text)
     cells = code(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
