@@ -15,6 +15,8 @@ from zfnet import Deconvnet, receptive_field
 from zfnet.deconv import OVERLAP, unpool
 from zfnet.windows import pair
 
+pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations")
+
 
 def conv(*arguments, **keywords):
     return nn.Conv2d(*arguments, **keywords)

@@ -31,15 +31,13 @@ def occlusion(probability, tops, lefts, size):
 MASK = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 0], [0, 1, 0, 0, 0]], dtype=torch.bool)
 
 
-@pytest.mark.parametrize(("size", "inside"), [
-    (3, [[False, True], [False, True]]),  # centres (1, 1) (1, 3) / (2, 1) (2, 3)
-    (2, [[False, True], [False, True]]),  # the same: the pixel below and right of the middle
-    (5, [[False, False], [True, False]]),  # centres (2, 2) (2, 4) / (3, 2)... with tops 0, 1 and lefts 0, 2, moved below
+@pytest.mark.parametrize(("size", "tops", "inside"), [
+    (3, [0, 1], [[False, False, True], [False, False, True]]),  # centres in rows 1 and 2, columns 1, 2, 3
+    (3, [1, 2], [[False, False, True], [True, False, False]]),  # rows 2 and 3
+    (2, [0, 2], [[False, False, True], [True, False, False]]),  # rows 1 and 3: the pixel below and right of the middle
 ])  # fmt: skip
-def test_the_centre_of_the_square_decides(size, inside):
-    tops, lefts = ([0, 1], [0, 2]) if size < 5 else ([0, 1], [-1, 2])
-    found = occlusion([[0.5, 0.5], [0.5, 0.5]], tops, lefts, size)
-    assert centre_inside(found, MASK).tolist() == inside
+def test_the_centre_of_the_square_decides(size, tops, inside):
+    assert centre_inside(occlusion([[0.5] * 3] * 2, tops, [0, 1, 2], size), MASK).tolist() == inside
 
 
 def test_the_minimum_is_inside_or_not_and_chance_is_the_share_of_positions():
