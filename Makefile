@@ -19,7 +19,7 @@ endif
 
 RUNS := runs/$(PROFILE)
 FIGURES := Figures/$(PROFILE)
-SOURCES := pyproject.toml $(wildcard src/zfnet/*.py)
+SOURCES := pyproject.toml $(wildcard src/zfnet/*.py src/zfnet/*/*.py)
 STEMS := $(shell cat $(RUNS)/.notebooks 2>/dev/null)
 EXECUTED := $(STEMS:%=$(RUNS)/notebooks/%.ipynb)
 

@@ -14,6 +14,7 @@ from torch import nn
 from zfnet import AlexNet, Profile, ZFNet, build_model, evaluate, load_data, load_model, models, read_history, receptive_field, train, training
 from zfnet.data import ten_crop
 from zfnet.profiles import DataConfig, ModelConfig, TrainingConfig
+from zfnet.provenance import load_tensors
 
 
 @pytest.mark.parametrize(("name", "maps", "parameters"), [("zfnet", (96, 256, 384, 384, 256), 62_357_608), ("zfnetb", (96, 256, 512, 1024, 512), 107_627_624)])
@@ -261,3 +262,34 @@ def test_training_names_what_is_wrong(tiny):
         train(dataclasses.replace(tiny, training=None))
     with pytest.raises(FileNotFoundError, match="make train PROFILE=tiny"):
         read_history(tiny)
+
+
+def test_a_width_of_zero_leaves_a_layer_out():
+    """The removal rows of Table 3: without layers 3 and 4, and without 3, 4, 6 and 7."""
+    net = AlexNet(10, input_size=96, maps=(6, 8, 0, 0, 4), fc=())
+    assert [n for n, _ in net.features.named_children()] == "conv1 relu1 pool1 conv2 relu2 pool2 conv5 relu5 pool5".split()
+    assert net.features.conv5.in_channels == 8 and [n for n, _ in net.classifier.named_children()] == ["fc8"]
+    with pytest.raises(ValueError, match="the first one must stay"):
+        AlexNet(10, maps=(0, 8, 8, 8, 4))
+
+
+def test_snapshots_are_the_net_on_its_way(tmp_path, monkeypatch):
+    """Four snapshots of a run of 4 epochs, 8 steps: the last is the final net, one lost is made again, and they cost no randomness."""
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path)
+    plain = Profile("plain", "", data=DataConfig(count=60, resize=72, size=64), model=ModelConfig(maps=(4, 4, 4, 4, 4), fc=()),
+                    training=TrainingConfig(epochs=4, batch_size=20, schedule="onecycle", ten_crop=False))  # fmt: skip
+    data = load_data(plain)
+    steps = len(data.train) // 20
+    taken = dataclasses.replace(plain, name="taken", training=dataclasses.replace(plain.training, snapshots=(1, 16, 32, 64)))
+    train(plain, data, progress=False)
+    train(taken, data, progress=False)
+    found = {part: load_tensors(taken.snapshot_file(part)) for part in (1, 16, 32, 64)}
+    assert [meta["step"] for _, meta in found.values()] == [1, steps, 2 * steps, 4 * steps]
+    final, once = load_model(taken).features.state_dict(), load_model(plain).features.state_dict()
+    assert all(torch.equal(final[name], once[name]) for name in once)
+    if training.provenance.read_meta(taken.weights_file)["epoch"] == 4:
+        assert all(torch.equal(final[name], found[64][0][name]) for name in final)
+    assert not torch.equal(found[1][0]["conv1.weight"], found[16][0]["conv1.weight"])
+    taken.snapshot_file(16).unlink()
+    train(taken, data, progress=False)
+    assert torch.equal(load_tensors(taken.snapshot_file(16))[0]["conv1.weight"], found[16][0]["conv1.weight"])

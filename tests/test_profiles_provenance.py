@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -123,12 +124,12 @@ def test_figures_are_byte_equal_and_below_the_limit(tmp_path, monkeypatch):
     for name in "ab":
         figure = plots.filters_figure(torch.randn(96, 3, 7, 7, generator=torch.Generator().manual_seed(0)), "Filters")
         found.append(plots.save_figure(figure, profile, name).read_bytes())
-        plots.plt.close(figure)
+        plt.close(figure)
     assert found[0] == found[1]
-    figure, axis = plots.plt.subplots(figsize=(12, 9))
+    figure, axis = plt.subplots(figsize=(12, 9))
     axis.imshow(np.random.default_rng(0).random((900, 1200, 3)))
     assert plots.save_figure(figure, profile, "noise").stat().st_size < 500_000
-    plots.plt.close(figure)
+    plt.close(figure)
 
 
 def test_the_command_line_answers_in_one_line(capsys):

@@ -31,6 +31,8 @@ class _Net(nn.Module):
         super().__init__()
         if len(maps) != 5:
             raise ValueError(f"maps = {tuple(maps)}: expected the numbers of maps of five layers")
+        if min(maps) < 0 or not maps[0]:
+            raise ValueError(f"maps = {tuple(maps)}: 0 leaves a layer out, but the first one must stay and none can be negative")
         if lrn not in (None, "after", "before"):
             raise ValueError(f"lrn = {lrn!r}: choose None, 'after' (the pool, as the paper does) or 'before'")
         if init not in ("kaiming", "paper"):
@@ -38,6 +40,8 @@ class _Net(nn.Module):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         channels = 3
         for n, (width, (kernel, stride, padding)) in enumerate(zip(maps, geometry, strict=True), start=1):
+            if not width:
+                continue
             layers[f"conv{n}"] = nn.Conv2d(channels, width, kernel, stride, padding)
             layers[f"relu{n}"] = nn.ReLU()
             tail = {f"pool{n}": nn.MaxPool2d(3, 2, ceil_mode=True)} if n in _POOLED else {}
@@ -86,7 +90,8 @@ class ZFNet(_Net):
     """The paper's net (Fig. 3): conv1 7x7/2, conv2 5x5/2, dense connections; 62,357,608 parameters at 1000 classes.
 
     `maps=(96, 256, 512, 1024, 512)` is the second version. `lrn` puts local response normalisation after the pools of layers 1 and 2
-    (the paper), before them (pytorchcv) or nowhere. `input_size` sizes the head. Raises ValueError for an unknown choice.
+    (the paper), before them (pytorchcv) or nowhere. `input_size` sizes the head. A width of 0 leaves a layer out, `fc=()` both hidden layers (Table 3). Raises
+    ValueError for an unknown choice.
     """
 
     def __init__(self, num_classes: int = 1000, *, input_size: int = 224, maps: Sequence[int] = (96, 256, 384, 384, 256),

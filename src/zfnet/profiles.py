@@ -78,6 +78,7 @@ class TrainingConfig:
     rms: float | None = 0.1
     flip: bool = True
     ten_crop: bool = True
+    snapshots: tuple[int, ...] = ()  # in 64ths of the run: the columns of Fig. 4, whose epochs are 1, 2, 5, 10, 20, 30, 40 and 64
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ class Profile:
     @property
     def checkpoint_file(self) -> Path:
         return self.runs / "checkpoint.pt"
+
+    def snapshot_file(self, part: int) -> Path:
+        """The features as they were after `part`/64 of the training."""
+        return self.runs / "snapshots" / f"{part:02d}.safetensors"
 
     @property
     def history_file(self) -> Path:
@@ -205,7 +210,7 @@ def _validated(profile: Profile, where: str) -> Profile:
     positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain,
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
                 "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
-    positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name))}
+    positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
     if training:
         positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
     for name, value in positive.items():
@@ -216,6 +221,8 @@ def _validated(profile: Profile, where: str) -> Profile:
             raise ValueError(f"{where}: data.{name} = {getattr(data, name)}: must be between 0 and 1")
     if data.size > data.resize:
         raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
+    if training and (bad := [part for part in training.snapshots if not 1 <= part <= 64]):
+        raise ValueError(f"{where}: training.snapshots has {bad[0]}: choose from 1 to 64, the end of the run")
     if not 0 <= model.dropout < 1:
         raise ValueError(f"{where}: model.dropout = {model.dropout}: must be at least 0 and less than 1")
     if profile.occlusion.size > data.size:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -116,15 +117,20 @@ def train(profile: Profile, data: Data | None = None, device: torch.device | str
         raise ValueError(f"profile {profile.name!r} has no `training:` section: its weights come from {profile.model.weights or 'their publisher'}")
     data = data or load_data(profile)
     key = weights_key(profile, data)
-    if profile.weights_file.exists() and profile.history_file.exists():
-        try:
-            meta = provenance.read_meta(profile.weights_file)
-        except ValueError:
-            meta = {}
-        if meta.get("key") == key:
-            return meta
+    if profile.history_file.exists():
+        snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
+        if all(_key(path) == key for path in (profile.weights_file, *snapshots)):
+            return provenance.read_meta(profile.weights_file)
     with provenance.locked(profile.weights_file):
         return _train(profile, data, key, torch.device(device or default_device()), progress)
+
+
+def _key(path: Path) -> str | None:
+    """The key that the file at `path` was made from; None when there is no such file, or it is damaged."""
+    try:
+        return provenance.read_meta(path).get("key")
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
@@ -133,6 +139,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     optimiser = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
     steps = max(1, len(data.train) // config.batch_size)
     scheduler, when = _schedule(optimiser, config, steps)
+    snapshots = {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
     state = {"key": key, "epoch": 0, "best": -1.0, "best_epoch": 0, "best_model": None, "history": [], "seconds": 0.0}
     if profile.checkpoint_file.exists():
         saved = torch.load(profile.checkpoint_file, map_location=device, weights_only=True)
@@ -150,7 +157,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         torch.manual_seed(profile.seed * 100_003 + epoch)
         model.train()
         order = torch.randperm(len(labels), generator=generator)[: steps * config.batch_size]
-        for indices in order.split(config.batch_size):
+        for step, indices in enumerate(order.split(config.batch_size), start=1 + (epoch - 1) * steps):
             inputs = data.train.normalise(random_crops(pixels, indices, data.train.size, generator, config.flip))
             target = labels[indices.to(device)]
             logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
@@ -159,6 +166,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             loss += F.cross_entropy(logits, target).item() * len(indices)
             errors += (logits.argmax(1) != target).sum().item()
             seen += len(indices)
+            for part in (part for part, due in snapshots.items() if due == step):
+                meta = {"key": state["key"], "step": step, "epochs": step / steps}
+                provenance.save_tensors(profile.snapshot_file(part), model.features.state_dict(), meta)
             bar.update()
         if not loss < float("inf"):
             cure = f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}"

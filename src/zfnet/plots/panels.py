@@ -1,0 +1,80 @@
+"""What every figure is built from, and one contrast rule.
+
+Projections are drawn symmetric around zero: mid-grey is 0, and one scale s serves all panels that belong together (the nine of a feature map), so that
+they can be compared. s is the 98th percentile of their absolute values, zeros left out; what exceeds it saturates. Patches are the exact receptive
+fields, clipped at the image's border; what lies outside the image stays white.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ..windows import ReceptiveField
+
+PERCENTILE = 98
+CONTRAST = f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th percentile of |value|."
+
+
+def contrast_scale(values: torch.Tensor, percentile: float = PERCENTILE) -> float:
+    """The scale that the panels in `values` share: a percentile of the absolute values that are not zero; 1 when all are."""
+    magnitude = values.abs().flatten()
+    magnitude = magnitude[magnitude > 0]
+    return float(np.percentile(magnitude.cpu().numpy(), percentile)) if len(magnitude) else 1.0
+
+
+def to_grey_centred(values: torch.Tensor, scale: float) -> np.ndarray:
+    """Signed values (…, 3, H, W) to RGB (…, H, W, 3) in 0..1: -scale is 0, zero is mid-grey, +scale is 1."""
+    return (0.5 + 0.5 * (values / scale).clamp(-1, 1)).movedim(-3, -1).cpu().numpy()
+
+
+def to_rgb(pictures: torch.Tensor) -> np.ndarray:
+    """uint8 (…, 3, H, W) to RGB (…, H, W, 3) in 0..1."""
+    return (pictures.float() / 255).movedim(-3, -1).cpu().numpy()
+
+
+def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -> np.ndarray:
+    """The unit's receptive field cut out of an (H, W, 3) picture, white where it reaches beyond the border.
+
+    A field larger than the image shows the image whole.
+    """
+    height, width = picture.shape[:2]
+    top, left, bottom, right = field.box(row, col)
+    rows, cols = min(field.size[0], height), min(field.size[1], width)
+    if field.size[0] >= height:
+        top, bottom = 0, height
+    if field.size[1] >= width:
+        left, right = 0, width
+    canvas = np.ones((rows, cols, 3), picture.dtype)
+    down = 0 if rows == height else max(0, -(field.offset[0] + row * field.stride[0]))
+    across = 0 if cols == width else max(0, -(field.offset[1] + col * field.stride[1]))
+    canvas[down : down + bottom - top, across : across + right - left] = picture[top:bottom, left:right]
+    return canvas
+
+
+def mosaic(tiles: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarray:
+    """Equal tiles (h, w, 3) side by side, `columns` a row, white gaps between."""
+    rows = -(-len(tiles) // columns)
+    h, w = tiles[0].shape[:2]
+    sheet = np.ones((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), np.float32)
+    for i, tile in enumerate(tiles):
+        r, c = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[r : r + h, c : c + w] = tile
+    return sheet
+
+
+def captioned(figure: Figure, title: str, caption: str) -> Figure:
+    """Title above and caption below all axes, wherever these end; the axes fill the figure."""
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
+    figure.canvas.draw()
+    box = figure.get_tightbbox().transformed(figure.dpi_scale_trans + figure.transFigure.inverted())
+    inch = 1 / figure.get_figheight()
+    middle = (box.x0 + box.x1) / 2
+    figure.text(middle, box.y1 + 0.12 * inch, title, ha="center", va="bottom", fontsize=12)
+    width = int(figure.get_figwidth() * (box.x1 - box.x0) * 14.5)
+    figure.text(middle, box.y0 - 0.12 * inch, textwrap.fill(caption, width), ha="center", va="top", fontsize=8, color="0.3")
+    return figure
