@@ -121,11 +121,17 @@ def ten_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
     return torch.stack(crops_of(pixels, [size, size]), dim=1)
 
 
-def batches(dataset, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order; `Images` take the direct way."""
+def batches(dataset, batch_size: int, device: torch.device | str = "cpu") -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order.
+
+    `Images` take the direct way: bytes travel to the device, from pinned memory, and become inputs there.
+    """
     if isinstance(dataset, Images):
+        cuda = torch.device(device).type == "cuda"
         for indices in torch.arange(len(dataset)).split(batch_size):
-            yield indices, dataset.batch(indices), dataset.labels[indices]
+            pixels = dataset.pictures(indices)
+            pixels = pixels.pin_memory().to(device, non_blocking=True) if cuda else pixels.to(device)
+            yield indices, dataset.normalise(pixels), dataset.labels[indices]
         return
     seen = 0
     for images, labels in torch.utils.data.DataLoader(dataset, batch_size):

@@ -95,9 +95,9 @@ class Deconvnet:
     @torch.no_grad()
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         """The maps of `layer` for images (N, 3, H, W): (N, C, h, w)."""
-        x = self._checked(images, layer).contiguous(memory_format=torch.channels_last)
+        x = first = self._checked(images, layer).contiguous(memory_format=torch.channels_last)
         for _, module in layers_up_to(self.features, layer):
-            x = forward_layer(module, x)
+            x = forward_layer(module, x, inplace=x is not first)
         return x
 
     @torch.no_grad()
@@ -147,13 +147,14 @@ class Deconvnet:
     def _whole(self, images: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor | None, overlap: str) -> torch.Tensor:
         """One pass up and one down over whole images."""
         x, tape = images.contiguous(memory_format=torch.channels_last), []
+        first = x
         for _, module in layers_up_to(self.features, layer):
             size, switches = x.shape, None
             if isinstance(module, nn.MaxPool2d):
                 x, switches = F.max_pool2d(x, module.kernel_size, module.stride, module.padding, module.dilation,
                                            module.ceil_mode, return_indices=True)  # fmt: skip
             else:
-                x = forward_layer(module, x)
+                x = forward_layer(module, x, inplace=x is not first)
             tape.append((module, size, switches))
         signal, image = torch.zeros_like(x), torch.arange(len(x), device=x.device)
         at = (image, channel) if position is None else (image, channel, *position.unbind(1))
@@ -175,24 +176,30 @@ class Deconvnet:
                 size = x.shape
                 x = F.conv2d(blank(x, stage, 0.0), module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
             else:
-                size, x = x.shape, forward_layer(module, x)
+                size, x = x.shape, forward_layer(module, x, inplace=True)
             tape.append((stage, size, switches))
         signal, image = torch.zeros_like(x), torch.arange(len(x), device=x.device)
         signal[image, channel] = x[image, channel]
         for stage, size, switches in reversed(tape):
+            signal = self._down(stage.module, signal, size, switches, "add", (0, 0), False)
             if isinstance(stage.module, nn.Conv2d):
-                signal = blank(transpose_conv(stage.module, signal, size, (0, 0)), stage, 0.0)
-            else:
-                signal = self._down(stage.module, signal, size, switches, "add")
+                signal = blank(signal, stage, 0.0)
         return signal, stages[0]
 
-    def _down(self, module: nn.Module, signal: torch.Tensor, size: torch.Size, switches: torch.Tensor | None, overlap: str) -> torch.Tensor:
+    def _down(self, module: nn.Module, signal: torch.Tensor, size: torch.Size, switches: torch.Tensor | None, overlap: str,
+              padding: tuple[int, int] | None = None, ceil_mode: bool | None = None) -> torch.Tensor:  # fmt: skip
+        """One layer down; `padding` and `ceil_mode`: the module's own unless given."""
         if isinstance(module, nn.MaxPool2d):
+            if overlap == "add" and not signal.is_cuda:  # the same sum, without leaving channels_last
+                kernel, stride, pad, dilation = (pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding", "dilation"))
+                like = torch.empty(size, dtype=signal.dtype, memory_format=torch.channels_last)
+                pad, ceil_mode = padding or pad, module.ceil_mode if ceil_mode is None else ceil_mode
+                return torch.ops.aten.max_pool2d_with_indices_backward(signal, like, kernel, stride, pad, dilation, ceil_mode, switches)
             return unpool(signal, switches, size, overlap)
         if isinstance(module, nn.ReLU):
-            return F.relu(signal)
+            return F.relu_(signal)
         if isinstance(module, nn.Conv2d):
-            return transpose_conv(module, signal, size)
+            return transpose_conv(module, signal, size, padding)
         if isinstance(module, nn.BatchNorm2d):
             scale = (module.running_var + module.eps).rsqrt()
             return signal * (scale if module.weight is None else scale * module.weight).view(1, -1, 1, 1)
@@ -219,7 +226,9 @@ class Deconvnet:
         if not isinstance(images, torch.Tensor) or images.ndim != 4:
             shape = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
             raise ValueError(f"images: expected a tensor (N, channels, rows, columns), got {shape}; add a batch axis with images[None]")
-        first = next(layer for layer in self.features if isinstance(layer, nn.Conv2d))
+        first = next((layer for layer in self.features if isinstance(layer, nn.Conv2d)), None)
+        if first is None:
+            raise ValueError("the features hold no Conv2d: there is nothing to project through")
         if images.shape[1] != first.in_channels:
             raise ValueError(f"images: expected {first.in_channels} channels, got {images.shape[1]}: {tuple(images.shape)}")
         receptive_field(self.features, layer, tuple(images.shape[-2:]))  # names an unknown layer, and images too small to reach it

@@ -169,9 +169,9 @@ def _whole(features, clean, image, corners, size, fill, followed, channel) -> tu
     for one, (top, left) in zip(x, corners.tolist(), strict=True):
         one[:, top : top + size, left : left + size] = fill[:, top : top + size, left : left + size]
     for number, module in enumerate(features):
-        x = forward_layer(module, x)
+        x = forward_layer(module, x, inplace=True)
         if number == followed:
-            chosen = x[:, channel]
+            chosen = x[:, channel].clone()
     return x, chosen
 
 
@@ -187,7 +187,7 @@ def _incremental(features, clean, image, corners, size, fill, followed, channel)
             windows = assemble(clean[number], changed, have, stage.start * torch.tensor(step) - torch.tensor(pad), seen, outside)
             changed, have = forward_window(module, windows), stage.start
         else:
-            changed = forward_layer(module, changed)
+            changed = forward_layer(module, changed, inplace=True)
         if number == followed:
             one = slice(channel, channel + 1)
             chosen = assemble(clean[number + 1][:, one], changed[:, one], have, torch.zeros_like(have), stage.map_size)[:, 0]

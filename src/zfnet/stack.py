@@ -34,10 +34,10 @@ def layers_up_to(features: nn.Sequential, layer: str) -> list[tuple[str, nn.Modu
     return children[: names.index(layer) + 1]
 
 
-def forward_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """One layer as in eval mode, whatever mode it is in, never in place."""
+def forward_layer(layer: nn.Module, x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+    """One layer as in eval mode, whatever mode it is in; in place only where the caller says that `x` is no longer needed."""
     if isinstance(layer, nn.ReLU):
-        return F.relu(x)
+        return F.relu(x, inplace)
     if isinstance(layer, nn.Dropout):
         return x
     if isinstance(layer, nn.BatchNorm2d):
