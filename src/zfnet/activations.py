@@ -123,7 +123,7 @@ def strongest_channel(deconvnet: Deconvnet, images: torch.Tensor, layer: str) ->
 def load_scan(profile: Profile, model: nn.Module, images: Images, layers: Sequence[str], k: int = 9) -> dict[str, TopActivations]:
     """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now."""
     weights = provenance.tensors_hash(model.features.state_dict())
-    key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "deconv", "windows"))
+    key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "stack"))
 
     def build():
         found = scan(model.features, images, layers, k, progress=True)

@@ -19,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import provenance
-from .data import Data, Images, load_data, random_crops, ten_crop
+from .data import Data, Files, Images, load_data, random_crops, read_ahead, ten_crop
 from .models import build_model, evaluating, load_model, save_weights
 from .profiles import Profile, TrainingConfig
 
@@ -85,8 +85,10 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
     device = next(model.parameters()).device
     found = []
     with evaluating(model):
-        for indices in torch.arange(len(images)).split(max(1, batch_size // crops)):
-            pixels = images.pictures(indices)[:, None] if crops == 1 else ten_crop(images.pixels[indices], images.size)
+        parts, (top, left) = torch.arange(len(images)).split(max(1, batch_size // crops)), images.corner
+        for indices, (stored, rows) in zip(parts, read_ahead(images.pixels, parts), strict=True):
+            centre = rows, slice(None), slice(top, top + images.size), slice(left, left + images.size)
+            pixels = stored[centre][:, None] if crops == 1 else ten_crop(stored[rows], images.size)
             inputs = images.normalise(pixels.flatten(0, 1).to(device)).contiguous(memory_format=torch.channels_last)
             found.append(model(inputs).float().softmax(1).view(len(indices), crops, -1).mean(1).cpu())
     probabilities = torch.cat(found)
@@ -164,7 +166,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             optimiser.load_state_dict(state["optimiser"])
             if scheduler:
                 scheduler.load_state_dict(state["scheduler"])
-    pixels, labels = data.train.pixels.to(device), data.train.labels.to(device)
+    pixels, labels = data.train.pixels, data.train.labels.to(device)
+    if not isinstance(pixels, Files):
+        pixels = pixels.to(device)
     bar = tqdm(total=config.epochs * steps, initial=state["epoch"] * steps, desc=f"train {profile.name}", unit="step", disable=None if progress else True)
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         started, loss, errors, seen = time.perf_counter(), 0.0, 0, 0
@@ -172,8 +176,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         torch.manual_seed(profile.seed * 100_003 + epoch)
         model.train()
         order = torch.randperm(len(labels), generator=generator)[: steps * config.batch_size]
-        for step, indices in enumerate(order.split(config.batch_size), start=1 + (epoch - 1) * steps):
-            inputs = data.train.normalise(random_crops(pixels, indices, data.train.size, generator, config.flip))
+        parts = order.split(config.batch_size)
+        for step, (indices, (stored, rows)) in enumerate(zip(parts, read_ahead(pixels, parts), strict=True), start=1 + (epoch - 1) * steps):
+            inputs = data.train.normalise(random_crops(stored, rows, data.train.size, generator, config.flip).to(device))
             target = labels[indices.to(device)]
             logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
             if when == "batch":
