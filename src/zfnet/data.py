@@ -127,9 +127,10 @@ class Images(torch.utils.data.Dataset):
         return (self.pixels.shape[-2] - self.size) // 2, (self.pixels.shape[-1] - self.size) // 2
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (…, 3, S, S) to network input, float32, on the pixels' device."""
+        """uint8 (…, 3, S, S) to network input, float32 (a batch in channels_last), on the pixels' device."""
         mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        return (pixels.float() - mean) * (self.gain / std)
+        layout = torch.channels_last if pixels.ndim == 4 else torch.preserve_format
+        return pixels.to(torch.float32, memory_format=layout).sub_(mean).mul_(self.gain / std)
 
     def pictures(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Centre crops as pixels, uint8 (B, 3, S, S)."""

@@ -53,8 +53,10 @@ def renormalise(model: nn.Module, limit: float) -> None:
 def forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """model(images) to the last bit, gradients too, but rectified after pooling: a maximum and a rectification commute, and pooled maps are smaller.
 
-    ReLUs run in place. For training only: whoever looks at the layers wants them in their order.
+    ReLUs run in place. For whoever wants the logits only; a net that is not features, avgpool, classifier is called as it is.
     """
+    if not (hasattr(model, "classifier") and hasattr(model, "avgpool") and isinstance(getattr(model, "features", None), nn.Sequential)):
+        return model(images)
     x, layers = images, list(model.features)
     for n, layer in enumerate(layers):
         if isinstance(layer, nn.ReLU) and isinstance(layers[n + 1] if n + 1 < len(layers) else None, nn.MaxPool2d):
@@ -90,7 +92,7 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
             centre = rows, slice(None), slice(top, top + images.size), slice(left, left + images.size)
             pixels = stored[centre][:, None] if crops == 1 else ten_crop(stored[rows], images.size)
             inputs = images.normalise(pixels.flatten(0, 1).to(device)).contiguous(memory_format=torch.channels_last)
-            found.append(model(inputs).float().softmax(1).view(len(indices), crops, -1).mean(1).cpu())
+            found.append(forward(model, inputs).float().softmax(1).view(len(indices), crops, -1).mean(1).cpu())
     probabilities = torch.cat(found)
     loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), images.labels).item()
     best = probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
