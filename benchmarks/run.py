@@ -5,7 +5,7 @@ float32. Where two values of a pooling window differ by less than rounding, floa
 projection through such a switch moves. Those units (float32 and float64 disagree, of ours or of the peer's) are counted, `undecided`, and left out of
 the error; `error_float64` is of all units.
 
-Writes benchmarks/results.json (one list for all devices; a device's own rows are replaced) and prints the table that stands in the README.
+Writes benchmarks/results.json (one list for all devices; a device's own rows are replaced) and the table in the README.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from zfnet import Deconvnet, ZFNet, build_model, load_data, load_profile, occlud
 from zfnet.data import Images, batches, random_crops
 from zfnet.stack import forward_layer
 
-RESULTS = Path(__file__).with_name("results.json")
+RESULTS, README = Path(__file__).with_name("results.json"), Path(__file__).parents[1] / "README.md"
+MARKS = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WHAT = {
     "project.conv": "project 32 units of layer {}, ZFNet at 224 px", "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
@@ -330,6 +331,24 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def report(rows: list[dict]) -> str:
+    """A table per device, and what it was measured with."""
+    parts = []
+    for device in dict.fromkeys(r["device"] for r in rows):
+        own = [r for r in rows if r["device"] == device]
+        versions, double = sorted({r["torch"] for r in own}), [r["error_float64"] for r in own if r.get("error_float64") is not None]
+        exact = f"; the largest error in float64, over all units: {max(double):.0e}" if double else ""
+        parts.append(f"Measured on {device}, torch {', '.join(versions)}{exact}.\n\n{table(own)}")
+    return "\n\n".join(parts)
+
+
+def into_readme(rows: list[dict]) -> None:
+    """Put the tables between the README's two marks."""
+    head, _, rest = README.read_text().partition(MARKS[0])
+    with provenance.atomic(README) as temporary:
+        temporary.write_text(f"{head}{MARKS[0]}\n{report(rows)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="run the groups whose name contains this")
@@ -350,10 +369,11 @@ def main() -> None:
                 rows[same[0]] = new
             else:
                 rows.append(new)
+            rows.sort(key=lambda r: (r["device"], next(n for n, stem in enumerate(WHAT) if r["name"].startswith(stem)), r["name"]))
             with provenance.atomic(RESULTS) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    device = row("", 1, "", 1, None)["device"]
-    print(f"\n{device}, torch {torch.__version__}\n\n{table([r for r in rows if r['device'] == device])}")
+    into_readme(rows)
+    print(f"\n{report(rows)}")
 
 
 if __name__ == "__main__":

@@ -217,9 +217,12 @@ def _validated(profile: Profile, where: str) -> Profile:
     for name, value in positive.items():
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{where}: {name} = {value}: must be positive")
-    for name in ("validation", "test"):
-        if not 0 < getattr(data, name) < 1:
-            raise ValueError(f"{where}: data.{name} = {getattr(data, name)}: must be between 0 and 1")
+    if not 0 <= data.validation < 1:
+        raise ValueError(f"{where}: data.validation = {data.validation}: must be at least 0 (none: the last epoch is kept) and less than 1")
+    if not 0 < data.test < 1:
+        raise ValueError(f"{where}: data.test = {data.test}: must be between 0 and 1")
+    if not data.validation and (profile.scan_split == "val" or (training and training.schedule == "plateau")):
+        raise ValueError(f"{where}: data.validation = 0 leaves nothing for scan_split: val or for schedule: plateau; choose others")
     if data.size > data.resize:
         raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
     if training and (bad := [part for part in training.snapshots if not 1 <= part <= 64]):
