@@ -5,7 +5,8 @@
 
 Every other activation of the layer is set to zero; then, layer by layer down to pixels, (i) unpool: put each value back where the maximum was
 (the switches of the forward pass), (ii) rectify, (iii) filter with the transposed filters. No biases. These are the steps of the gradient, with
-one change: the gradient masks by the sign of the *forward* activation where the deconvnet rectifies the *backward* signal.
+one change: the gradient masks by the sign of the *forward* activation where the deconvnet rectifies the *backward* signal. `rule="gradient"` and
+`rule="guided"` (guided backpropagation, Springenberg et al. 2015: both at once) take those ways instead, beyond the paper.
 
 The output keeps its sign and its scale; nothing is stretched.
 """
@@ -19,6 +20,7 @@ from torch import nn
 from .windows import check_supported, layers_up_to, pair, receptive_field
 
 OVERLAP = ("add", "overwrite", "max")
+RULES = ("deconvnet", "guided", "gradient")
 
 
 def forward_layer(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -80,35 +82,41 @@ class Deconvnet:
 
     @torch.no_grad()
     def project(self, images: torch.Tensor, layer: str, channel: int | torch.Tensor,
-                position: tuple[int, int] | torch.Tensor | None = None, overlap: str = "add") -> torch.Tensor:  # fmt: skip
+                position: tuple[int, int] | torch.Tensor | None = None, overlap: str = "add", rule: str = "deconvnet") -> torch.Tensor:  # fmt: skip
         """Project one unit, or one whole map, of each image down to its pixels.
 
         images (N, 3, H, W): network input, brought to the net's device and type; channel: one int, or (N,); position: row and
         column of the unit in the layer's map, one pair or (N, 2), or None for the whole map. The start is the layer's own activation.
+        `rule` says what a ReLU hands down: "deconvnet" the positive part of the signal; "gradient" the signal where the unit fired on the way up
+        (the picture is then the gradient times the activation); "guided" the positive part where the unit fired.
         Returns (N, 3, H, W) in units of activation x weights, exactly zero outside the unit's receptive field. Raises ValueError for an
-        unknown layer, channel, position or overlap.
+        unknown layer, channel, position, overlap or rule.
         """
-        if overlap not in OVERLAP:
-            raise ValueError(f"overlap = {overlap!r}: choose one of {', '.join(OVERLAP)}")
+        for name, value, known in (("overlap", overlap, OVERLAP), ("rule", rule, RULES)):
+            if value not in known:
+                raise ValueError(f"{name} = {value!r}: choose one of {', '.join(known)}")
         x, tape = self._checked(images, layer), []
         for _, module in layers_up_to(self.features, layer):
-            size, switches = x.shape, None
+            size, kept = x.shape, None  # what the way down needs: a pool's switches, where a ReLU fired
             if isinstance(module, nn.MaxPool2d):
-                x, switches = F.max_pool2d(x, module.kernel_size, module.stride, module.padding, module.dilation,
-                                           module.ceil_mode, return_indices=True)  # fmt: skip
+                x, kept = F.max_pool2d(x, module.kernel_size, module.stride, module.padding, module.dilation,
+                                       module.ceil_mode, return_indices=True)  # fmt: skip
             else:
                 x = forward_layer(module, x)
-            tape.append((module, size, switches))
+                if isinstance(module, nn.ReLU):
+                    kept = x > 0
+            tape.append((module, size, kept))
         signal = self._start(x, layer, channel, position)
-        for module, size, switches in reversed(tape):
-            signal = self._down(module, signal, size, switches, overlap)
+        for module, size, kept in reversed(tape):
+            signal = self._down(module, signal, size, kept, overlap, rule)
         return signal
 
-    def _down(self, module: nn.Module, signal: torch.Tensor, size: torch.Size, switches: torch.Tensor | None, overlap: str) -> torch.Tensor:
+    def _down(self, module: nn.Module, signal: torch.Tensor, size: torch.Size, kept: torch.Tensor | None, overlap: str, rule: str) -> torch.Tensor:
         if isinstance(module, nn.MaxPool2d):
-            return unpool(signal, switches, size, overlap)
+            return unpool(signal, kept, size, overlap)
         if isinstance(module, nn.ReLU):
-            return F.relu(signal)
+            signal = signal if rule == "gradient" else F.relu(signal)
+            return signal if rule == "deconvnet" else signal * kept
         if isinstance(module, nn.Conv2d):
             return transpose_conv(module, signal, size)
         if isinstance(module, nn.BatchNorm2d):
