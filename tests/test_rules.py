@@ -6,10 +6,13 @@ import captum.attr
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from nets import stacks
 from test_deconv import NETS, SIZES, build, filter_slowly, firing_units, for_captum, last_layer, unpool_slowly
 from torch import nn
 
-from zfnet import Deconvnet
+from zfnet import Deconvnet, receptive_field
 from zfnet.deconv import RULES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations")
@@ -107,3 +110,23 @@ def test_the_default_is_the_deconvnet_and_the_rules_differ():
 def test_an_unknown_rule_is_named():
     with pytest.raises(ValueError, match="rule = 'relu': choose one of deconvnet, guided, gradient"):
         Deconvnet(build("ceil_mode, 3x3/2 pools")).project(torch.zeros(1, 3, 33, 41), "7", 0, rule="relu")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(drawn=stacks(), data=st.data())
+def test_units_on_windows_are_the_same_by_every_rule(rule, drawn, data):
+    """Random nets and positions, borders often, where a window reaches beyond the map and biases would let ReLUs fire that do not exist."""
+    net, size = drawn
+    layer = data.draw(st.sampled_from([name for name, _ in net.named_children()]))
+    images = torch.randn(3, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 10**6))))
+    along = [st.one_of(st.sampled_from([0, length - 1]), st.integers(0, length - 1)) for length in receptive_field(net, layer, size).map_size]
+    position = torch.tensor([data.draw(st.tuples(*along)) for _ in range(3)])
+    deconvnet = Deconvnet(net)
+    assume(deconvnet.activations(images, layer).isfinite().all())  # a pool may have windows of nothing but padding: PyTorch gives them -inf
+    slow, fast = (deconvnet.project(images, layer, 0, position, windows=way, rule=rule) for way in (False, True))
+    scale = slow.abs().amax().clamp_min(1e-12)
+    assert (fast - slow).abs().amax() <= 1e-9 * scale
+    one, two = (deconvnet.project_patches(images, layer, 0, position, windows=way, rule=rule).pixels for way in (False, True))
+    assert (one - two).abs().amax() <= 1e-9 * scale
+    assert one.square().sum() == pytest.approx(float(slow.square().sum()), rel=1e-12, abs=1e-30)

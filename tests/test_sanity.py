@@ -1,37 +1,33 @@
-"""Sanity checks of the sanity checks: measures against scipy and loops, randomisation and pictures on nets small enough to follow."""
+"""Sanity checks of the sanity checks: randomisation and pictures on nets small enough to follow, every number made a second time by hand."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from scipy.stats import spearmanr
-from skimage.metrics import structural_similarity
 from torch import nn
 
 from zfnet import Deconvnet, Images, ZFNet, build_model, load_profile, plots, receptive_field
 from zfnet.deconv import RULES
+from zfnet.likeness import edges, same_place, similarity
 from zfnet.sanity import (
     CONTROLS,
     MEASURES,
-    as_drawn,
+    Sanity,
     cascade,
+    difference,
     load_sanity,
     pictures,
     randomised,
     sanity,
-    similarity,
-    spearman,
     strongest_units,
     table,
     untrained_nets,
 )
-
 
 DEMO = load_profile("demo")
 
@@ -124,40 +120,6 @@ def test_a_layer_that_is_no_relu_is_named():
         pictures(small(0).features, torch.zeros(1, 3, 64, 64), "pool2", torch.tensor([0]), torch.tensor([[0, 0]]), "deconvnet")
 
 
-def test_spearman_is_scipys_ties_and_all():
-    generator = np.random.default_rng(0)
-    for values in (generator.normal(size=(2, 40)), generator.integers(0, 4, size=(2, 60)).astype(float)):
-        a, b = torch.from_numpy(values)
-        assert spearman(a, b) == pytest.approx(spearmanr(*values).statistic, abs=1e-12)
-    assert spearman(torch.arange(5.0), torch.tensor([0.0, 1, 4, 9, 16])) == pytest.approx(1)
-    assert math.isnan(spearman(torch.zeros(4), torch.arange(4.0)))
-
-
-def test_pictures_are_compared_as_drawn_inside_the_box():
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(2, 3, 20, 24, generator=generator)
-    top, left, bottom, right = box = (3, 5, 17, 22)
-    rank, alike = similarity(a, b, box)
-    crops = [picture[:, top:bottom, left:right].double().numpy() for picture in (a, b)]
-    assert rank == pytest.approx(spearmanr(*(np.abs(crop).sum(0).ravel() for crop in crops)).statistic, abs=1e-6)
-    scaled = [0.5 + 0.5 * np.clip(crop / np.percentile(np.abs(crop), 98), -1, 1) for crop in crops]
-    assert alike == pytest.approx(np.mean([structural_similarity(*planes, data_range=1.0) for planes in zip(*scaled, strict=True)]), abs=1e-5)
-    outside = b.clone()
-    outside[:, :top] = 50
-    assert similarity(a, outside, box) == (rank, alike)
-    assert similarity(a, 7 * a, box) == pytest.approx((1, 1))
-    flipped = similarity(a, -a, box)
-    assert flipped[0] == pytest.approx(1) and flipped[1] < 0
-    assert np.isfinite(similarity(a, b, (0, 0, 4, 6))).all()  # smaller than a window of 7
-
-
-def test_as_drawn_is_the_rule_of_the_figures():
-    picture = torch.randn(3, 8, 8) * (torch.rand(8, 8) < 0.5)
-    scale = plots.contrast_scale(picture)
-    np.testing.assert_allclose(as_drawn(picture).transpose(1, 2, 0), plots.to_grey_centred(picture, scale), atol=1e-6)
-    assert (as_drawn(torch.zeros(3, 2, 2)) == 0.5).all()
-
-
 def test_every_number_of_the_cascade_can_be_made_by_hand():
     model, nets, images = small(0), [small(10), small(11)], drawn_images()
     indices = torch.tensor([2, 0, 3])
@@ -168,6 +130,8 @@ def test_every_number_of_the_cascade_can_be_made_by_hand():
     field = receptive_field(model.features, "relu3", 64)
     assert torch.equal(found.channel, channel) and torch.equal(found.position, position)
     assert found.chance.tolist() == pytest.approx(masks.double().mean((1, 2)).tolist())
+    outlines = edges(inputs).square().sum(1)
+    assert found.edges_inside.tolist() == pytest.approx([float(one[mask].sum() / one.sum()) for one, mask in zip(outlines, masks, strict=True)])
     for level, names in (("3-2", ["conv3", "conv2"]), ("another image", [])):
         for draw, fresh in enumerate(nets):
             net = randomised(model.features, fresh.features, names)
@@ -178,12 +142,27 @@ def test_every_number_of_the_cascade_can_be_made_by_hand():
                     expected = similarity(before[n], after[n], field.box(*position[n].tolist()))
                     at = found.levels.index(level), draw, r, n
                     assert (found.values["spearman"][at].item(), found.values["ssim"][at].item()) == pytest.approx(expected, abs=1e-6)
+                    assert found.values["edges"][at].item() == pytest.approx(same_place(after[n], edges(inputs)[n], field.box(*position[n].tolist())), abs=1e-6)
                     energy = after[n].square().sum(0)
                     assert found.values["energy inside"][at].item() == pytest.approx(float(energy[masks[n]].sum() / energy.sum()), abs=1e-5)
     assert torch.allclose(found.values["ssim"][0], torch.ones(2, 3, 3)) and torch.allclose(found.values["spearman"][0], torch.ones(2, 3, 3))
     assert not torch.allclose(found.values["ssim"][1, 0], found.values["ssim"][1, 1])  # two draws
     assert (found.values["ssim"][-2] < 0.999).any()  # another map is another picture
     assert (found.values["energy inside"][0, 0] == found.values["energy inside"][0, 1]).all()
+
+
+def test_differences_are_paired_by_image():
+    values = torch.zeros(3, 2, 3, 4)  # levels, draws, rules, images
+    values[1, :, 0] = torch.tensor([[1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 5.0, 6.0]])  # over draws: 2 3 4 5
+    values[2, :, 0] = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 3.0]])  # 1 1 1 2
+    found = Sanity(("trained", "5", "another map"), dict.fromkeys(MEASURES, values), *torch.zeros(2, 4), torch.zeros(4).long(), torch.zeros(4, 2).long())
+    gap = difference(found, "ssim", "5", "another map")  # 1 2 3 3: mean 9/4, variance 11/12
+    assert gap["deconvnet"] == pytest.approx((9 / 4, 1.96 * (11 / 12) ** 0.5 / 2)) and gap["guided"] == gap["gradient"] == (0, 0)
+    assert difference(found, "ssim", "another map", "5")["deconvnet"][0] == pytest.approx(-9 / 4)
+    with pytest.raises(ValueError, match="measure = 'psnr': choose one of spearman, ssim, edges, energy inside"):
+        difference(found, "psnr", "5", "trained")
+    with pytest.raises(ValueError, match="level = '4': choose one of trained, 5, another map"):
+        difference(found, "ssim", "5", "4")
 
 
 def test_a_single_image_or_no_net_is_named():
@@ -214,7 +193,13 @@ def test_the_artefact_the_table_and_the_figure(profile, masks, monkeypatch):
     found = load_sanity(profile, model, images, indices, "relu3", draws=2)
     monkeypatch.setattr("zfnet.sanity.sanity", None)  # the second time it is read
     again = load_sanity(profile, model, images, indices, "relu3", draws=2)
-    assert again.levels == found.levels and all(torch.equal(again.values[m].nan_to_num(9), found.values[m].nan_to_num(9)) for m in MEASURES)
+    assert again.levels == found.levels and torch.equal(again.edges_inside.nan_to_num(9), found.edges_inside.nan_to_num(9))
+    assert (
+        torch.equal(again.channel, found.channel)
+        and torch.equal(again.position, found.position)
+        and torch.equal(again.chance.nan_to_num(9), found.chance.nan_to_num(9))
+    )
+    assert all(torch.equal(again.values[m].nan_to_num(9), found.values[m].nan_to_num(9)) for m in MEASURES)
     rows = table(found)
     assert len(rows) == 6 * 3 and [row["rule"] for row in rows[:3]] == list(RULES)
     assert [row["weights"] for row in rows[::3]] == ["trained", "layers 3 random", "layers 3-2 random", "layers 3-1 random", "trained", "trained"]
@@ -227,7 +212,7 @@ def test_the_artefact_the_table_and_the_figure(profile, masks, monkeypatch):
     pictured = {rule: torch.randn(2, 3, 8, 8) for rule in RULES}
     figure = plots.sanity_figure(found, np.zeros((2, 8, 8, 3)), pictured, {rule: list(torch.randn(4, 3, 8, 8)) for rule in RULES}, "tiny")
     curves = [axis for axis in figure.axes if axis.lines]
-    assert len(curves) == (3 if masks else 2)
+    assert len(curves) == (4 if masks else 3)
     means = found.values["spearman"][1:4, :, 0].double().mean((1, 2))
     np.testing.assert_allclose(curves[0].lines[0].get_ydata(), means.numpy(), atol=1e-6)
     plots.sanity.plt.close(figure)

@@ -10,7 +10,7 @@ from torch import nn
 
 from zfnet import Deconvnet, plots
 from zfnet.deconv import RULES, unpool
-from zfnet.transposed import convolution_matrix, overlap_differences, pool_collisions, pooling_matrix, ruled_gradient, shared_switches, walk
+from zfnet.transposed import convolution_matrix, grid_periods, overlap_differences, pool_collisions, pooling_matrix, ruled_gradient, shared_switches, walk
 
 
 def slow_matrix(weight, size, stride, padding):
@@ -146,6 +146,15 @@ def test_differences_are_relative_to_add_image_by_image():
             add, other = (Deconvnet(net).project(images[n : n + 1], "6", channel[n], position[n], overlap).numpy() for overlap in ("add", rule))
             assert values[n].item() == pytest.approx(np.sqrt(((other - add) ** 2).sum() / (add**2).sum()), rel=1e-10)
     assert found["overwrite"].max() > 0
+
+
+def test_the_grids_periods_are_those_of_its_waves():
+    x = torch.arange(96.0)
+    waves = {32: 50, 4: 3, 3: 2, 2: 0.5, 6: 1}  # period: amplitude; the longest is no fine grid
+    row = sum(amplitude * torch.cos(2 * torch.pi * x / period + 1) for period, amplitude in waves.items())
+    pictures = torch.randn(5, 3, 20, 1) * row
+    assert grid_periods(pictures, below=8, count=3) == pytest.approx([4, 3, 6])
+    assert grid_periods(pictures, below=4) == pytest.approx([3, 2])
 
 
 def texts(figure):

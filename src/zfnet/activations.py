@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Images, batches
-from .deconv import Deconvnet, forward_layer
+from .deconv import Deconvnet
 from .profiles import Profile
-from .windows import check_supported, layers_up_to
+from .stack import check_supported, forward_layer, layers_up_to
 
 
 @dataclass(frozen=True)

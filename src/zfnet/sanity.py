@@ -9,6 +9,9 @@ that the trained net gave. A method that shows what was learned should change as
 
 A unit that falls silent when its weights change would have no picture. Biases never enter the way down, so the last one is raised until every chosen unit
 fires: this multiplies its picture by a positive number and changes nothing else, and every measure here is blind to scale.
+
+No similarity means anything without its controls: pictures of the trained net that another map, or another image, gave; and the image's own edges, which
+no net has drawn.
 """
 
 from __future__ import annotations
@@ -18,32 +21,34 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from skimage.metrics import structural_similarity
 from torch import nn
 
 from . import provenance
 from .data import Images
 from .deconv import RULES, Deconvnet
+from .likeness import edges, same_place, similarity
 from .localisation import energy_share
 from .models import build_model, paper_layers
 from .profiles import Profile
-from .windows import layers_up_to, receptive_field
+from .stack import layers_up_to
+from .windows import receptive_field
 
-MEASURES = ("spearman", "ssim", "energy inside")
+MEASURES = ("spearman", "ssim", "edges", "energy inside")
 CONTROLS = ("another map", "another image")
 
 
 @dataclass(frozen=True)
 class Sanity:
     """levels: "trained", the randomised layers from the top down ("5", "5-4", …), then the controls. values: {measure: (levels, draws, rules, images)},
-    "spearman" and "ssim" against the trained net's picture, "energy inside" the object's mask (NaN without masks); chance (images,): the mask's share of
-    the image. channel (images,) and position (images, 2): the unit of each image."""
+    "spearman" and "ssim" against the trained net's picture, "edges" the rank correlation with the image's own edges, "energy inside" the object's mask (NaN
+    without masks). chance, edges_inside (images,): the mask's share of the image, and of the energy of its edges. channel (images,), position (images, 2):
+    the unit of each image."""
 
     levels: tuple[str, ...]
     values: dict[str, torch.Tensor]
     chance: torch.Tensor
+    edges_inside: torch.Tensor
     channel: torch.Tensor
     position: torch.Tensor
 
@@ -107,38 +112,6 @@ def pictures(features: nn.Sequential, inputs: torch.Tensor, layer: str, channel:
     return torch.cat(found)
 
 
-def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Spearman's rank correlation of two tensors of one size, ties at their average rank; NaN where one is constant."""
-    ranks = [_ranks(values.flatten().numpy()) for values in (a, b)]
-    return float(np.corrcoef(ranks)[0, 1]) if min(np.ptp(one) for one in ranks) > 0 else float("nan")
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[inverse]
-
-
-def as_drawn(picture: torch.Tensor, percentile: float = 98) -> np.ndarray:
-    """A picture (3, h, w) as the figures draw it, in 0..1: zero is 0.5, a percentile of the absolute values that are not zero is the full range."""
-    magnitude = picture[picture != 0].abs().numpy()
-    scale = np.percentile(magnitude, percentile) if len(magnitude) else 1.0
-    return (0.5 + 0.5 * (picture / scale).clamp(-1, 1)).numpy()
-
-
-def similarity(a: torch.Tensor, b: torch.Tensor, box: tuple[int, int, int, int]) -> tuple[float, float]:
-    """How alike two pictures (3, H, W) are inside the unit's receptive field (top, left, bottom, right): (Spearman, SSIM), each at most 1.
-
-    Spearman: the rank correlation of the pixels' absolute values, summed over colours (where is it?). SSIM: the structural similarity of the pictures
-    as they are drawn, mid-grey for zero, in windows of 7 pixels (does it look the same?).
-    """
-    top, left, bottom, right = box
-    a, b = (picture[:, top:bottom, left:right] for picture in (a, b))
-    side = min(a.shape[1:])
-    window = min(7, side - 1 + side % 2)
-    alike = structural_similarity(as_drawn(a), as_drawn(b), win_size=window, channel_axis=0, data_range=1.0)
-    return spearman(a.abs().sum(0), b.abs().sum(0)), float(alike)
-
-
 def sanity(model: nn.Module, untrained: Sequence[nn.Module], images: Images, indices: torch.Tensor, layer: str, seed: int = 0) -> Sanity:
     """Cascading randomisation of `model`, once with the weights of each net of `untrained`, for the strongest unit of `layer` in each image.
 
@@ -148,6 +121,7 @@ def sanity(model: nn.Module, untrained: Sequence[nn.Module], images: Images, ind
         raise ValueError(f"{len(indices)} images and {len(untrained)} untrained nets: give at least two images and one net")
     inputs = images.batch(indices)
     masks = images.mask(indices) if images.masks is not None else None
+    drawn = edges(inputs)
     channel, position = strongest_units(model.features, inputs, layer)
     steps = cascade(model.features, layer)
     levels = ("trained", *steps, *CONTROLS)
@@ -171,10 +145,12 @@ def sanity(model: nn.Module, untrained: Sequence[nn.Module], images: Images, ind
                 found = originals[r] if name == "trained" else pictures(net, source, layer, chosen, position, rule)
                 pairs = [similarity(one, two, box) for one, two, box in zip(originals[r], found, boxes, strict=True)]
                 values["spearman"][level, draw, r], values["ssim"][level, draw, r] = torch.tensor(pairs).T
+                values["edges"][level, draw, r] = torch.tensor([same_place(*both) for both in zip(found, drawn, boxes, strict=True)])
                 if masks is not None:
                     values["energy inside"][level, draw, r] = energy_share(found, masks)
-    chance = masks.double().mean((1, 2)) if masks is not None else torch.full((len(indices),), float("nan"))
-    return Sanity(levels, values, chance.float(), channel, position)
+    unknown = torch.full((len(indices),), float("nan"))
+    chance, outlines = (unknown, unknown.clone()) if masks is None else (masks.double().mean((1, 2)), energy_share(drawn, masks))
+    return Sanity(levels, values, chance.float(), outlines.float(), channel, position)
 
 
 def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module]:
@@ -185,16 +161,29 @@ def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module
 def load_sanity(profile: Profile, model: nn.Module, images: Images, indices: torch.Tensor, layer: str, draws: int = 3) -> Sanity:
     """The profile's sanity checks with `draws` untrained nets, found in `runs/<profile>/sanity.safetensors` or made now."""
     weights = provenance.tensors_hash(model.features.state_dict())
-    code = provenance.code_version("sanity", "deconv", "windows", "localisation", "models")
+    code = provenance.code_version("sanity", "deconv", "stack", "windows", "likeness", "localisation", "models")
+    plain = [field.name for field in dataclasses.fields(Sanity)][2:]
     key = provenance.key_of(weights, images.fingerprint, indices.tolist(), layer, draws, profile.seed, profile.model, code)
 
     def build():
         found = sanity(model, untrained_nets(profile, len(images.classes), draws), images, indices, layer, profile.seed)
-        tensors = {**found.values, "chance": found.chance, "channel": found.channel, "position": found.position}
+        tensors = {**found.values, **{name: getattr(found, name) for name in plain}}
         return tensors, provenance.record(profile, next(model.parameters()).device, n=len(indices), draws=draws, levels=found.levels)
 
     tensors, meta = provenance.artefact(profile.runs / "sanity.safetensors", key, build)
-    return Sanity(tuple(meta["levels"]), {name: tensors[name] for name in MEASURES}, *(tensors[name] for name in ("chance", "channel", "position")))
+    return Sanity(tuple(meta["levels"]), {name: tensors[name] for name in MEASURES}, *(tensors[name] for name in plain))
+
+
+def difference(found: Sanity, measure: str, level: str, other: str) -> dict[str, tuple[float, float]]:
+    """{rule: (mean, half width)} of a measure at one level minus the same image's at another: draws averaged, the mean over images, and the half width of
+    its 95 % confidence interval (normal). Raises ValueError for an unknown measure or level.
+    """
+    for name, value, known in (("measure", measure, MEASURES), ("level", level, found.levels), ("level", other, found.levels)):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r}: choose one of {', '.join(known)}")
+    one, two = (found.values[measure][found.levels.index(name)].double().mean(0) for name in (level, other))
+    gap = one - two
+    return {rule: (float(row.mean()), float(1.96 * row.std() / len(row) ** 0.5)) for rule, row in zip(RULES, gap, strict=True)}
 
 
 def table(found: Sanity) -> list[dict[str, object]]:
@@ -208,6 +197,7 @@ def table(found: Sanity) -> list[dict[str, object]]:
                 part = found.values[measure][level, :, r].double()
                 part = part[~part.isnan()]
                 row[f"{measure} mean"], row[f"{measure} std"] = (f"{part.mean():.4f}", f"{part.std():.4f}") if len(part) > 1 else ("", "")
-            row["mask's share"] = "" if found.chance.isnan().any() else f"{found.chance.double().mean():.4f}"
+            for column, part in (("mask's share", found.chance), ("edges inside", found.edges_inside)):
+                row[column] = "" if part.isnan().any() else f"{part.double().mean():.4f}"
             rows.append({**row, "images": found.chance.numel(), "draws": found.values["ssim"].shape[1]})
     return rows

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .deconv import OVERLAP, RULES, Deconvnet, forward_layer, unpool
+from .deconv import OVERLAP, RULES, Deconvnet, unpool
+from .stack import forward_layer
 
 
 def convolution_matrix(weight: torch.Tensor, size: tuple[int, int], stride: int = 1, padding: int = 0) -> torch.Tensor:
@@ -120,6 +121,14 @@ def ruled_gradient(net: nn.Sequential, image: torch.Tensor, channel: int, positi
         x = RuledReLU.apply(x, rule) if isinstance(module, nn.ReLU) else module(x)
     unit = x[0, channel, position[0], position[1]]
     return torch.autograd.grad(unit, image)[0] * unit.detach()
+
+
+def grid_periods(pictures: torch.Tensor, below: float, count: int = 2) -> list[float]:
+    """The periods in pixels, along rows, of the `count` strongest waves shorter than `below` in pictures (N, C, H, W): the fine grid, strongest first."""
+    energy = torch.fft.rfft(pictures.double().cpu(), dim=3).abs().square().mean((0, 1, 2))
+    periods = pictures.shape[3] / torch.arange(len(energy)).clamp_min(1)
+    short = periods < below
+    return periods[short][energy[short].argsort(descending=True)][:count].tolist()
 
 
 def overlap_differences(deconvnet: Deconvnet, images: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor) -> dict[str, torch.Tensor]:

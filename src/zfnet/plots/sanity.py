@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..deconv import RULES
@@ -15,7 +16,8 @@ from .panels import PERCENTILE, captioned, contrast_scale, to_grey_centred
 
 COLOURS = dict(zip(RULES, ("#0072B2", "#D55E00", "#009E73"), strict=True))
 NAMES = {"deconvnet": "deconvnet", "guided": "guided backprop", "gradient": "gradient"}
-TITLES = {"spearman": "where: rank correlation of |value|", "ssim": "how it looks: SSIM", "energy inside": "energy inside the object's mask"}
+TITLES = {"spearman": "same place? (rank correlation)", "ssim": "same look? (SSIM)", "edges": "the image's edges? (rank correlation)",
+          "energy inside": "energy inside the object's mask"}  # fmt: skip
 
 
 def sanity_figure(found: Sanity, pictures: np.ndarray, trained: Mapping[str, torch.Tensor], cascades: Mapping[str, Sequence[torch.Tensor]],
@@ -47,39 +49,42 @@ def sanity_figure(found: Sanity, pictures: np.ndarray, trained: Mapping[str, tor
                 axis.set_ylabel(NAMES[rule], fontsize=9, color=COLOURS[rule], labelpad=2)
     measures = [name for name in TITLES if not found.values[name].isnan().all()]
     lower = grid[1].subgridspec(1, len(measures), wspace=0.2)
-    for place, measure in zip(lower, measures, strict=True):
-        _curves(figure.add_subplot(place), found, measure, len(steps))
+    for n, (place, measure) in enumerate(zip(lower, measures, strict=True)):
+        axis = figure.add_subplot(place)
+        _curves(axis, found, measure, len(steps))
+        if n == 0:  # the other panels keep the colours
+            handles = [axis.plot([], [], color=COLOURS[rule], marker="o", markersize=4, label=NAMES[rule])[0] for rule in RULES]
+            axis.legend(handles=handles, fontsize=8.5, frameon=False, loc="lower left")
     n, draws = found.chance.numel(), found.values["ssim"].shape[1]
     caption = ("Upper left: images, and the projection of the strongest unit of each. Upper right: the first one's, layers given fresh weights from the top "
-               f"down. Mid-grey is 0; one symmetric scale per panel, its {PERCENTILE}th percentile of |value|. Below: mean and standard deviation over {n} images x "
-               f"{draws} draws of random weights; similarity is to the trained net's picture, inside the unit's receptive field. Controls, all with trained weights: "
-               "another map, the unit of a random other map at the same place; another image, the same unit in another image.")  # fmt: skip
+               f"down. Mid-grey is 0; one symmetric scale per panel, its {PERCENTILE}th percentile of |value|. Below: mean and standard deviation over {n} "
+               f"images x {draws} draws of random weights, inside the unit's receptive field; the first two panels compare with the trained net's picture, the "
+               "third with the image's own edges (Sobel). Controls, all with trained weights: another map, a random other map at the same place; another "
+               "image, the same unit in another image.")  # fmt: skip
     return captioned(figure, title, caption)
 
 
-def _curves(axis, found: Sanity, measure: str, steps: int) -> None:
+def _curves(axis: Axes, found: Sanity, measure: str, steps: int) -> None:
     """One measure by level, a curve per rule; the controls stand apart, to the right."""
-    first = 0 if measure == "energy inside" else 1  # the trained picture is like itself
+    first = 1 if measure in ("spearman", "ssim") else 0  # the trained picture is like itself
     along = np.arange(first, steps + 1)
-    apart = np.array([steps + 1.6, steps + 2.6])
+    apart = np.array([steps + 1.7, steps + 3.1])
     for r, rule in enumerate(RULES):
         part = found.values[measure][:, :, r].double().flatten(1)
         mean, spread = part.nanmean(1).numpy(), np.array([float(row[~row.isnan()].std()) for row in part])
         shift = 0.09 * (r - 1)
         style = {"color": COLOURS[rule], "marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 0.9}
         axis.errorbar(along + shift, mean[along], spread[along], lw=1.6, **style)
-        axis.errorbar(apart + shift, mean[-len(CONTROLS):], spread[-len(CONTROLS):], lw=0, **style)
-    labels = ["trained" if level == 0 else f"random\n{found.levels[level]}" for level in along]
-    axis.set(xticks=[*along, *apart], ylim=(min(0.0, axis.get_ylim()[0]), 1.02), xlim=(first - 0.4, apart[-1] + 0.5))
-    axis.set_xticklabels([*labels, *(name.replace(" ", "\n") for name in CONTROLS)], fontsize=8)
-    axis.axvline(steps + 0.8, color="0.8", lw=0.8)
+        axis.errorbar(apart + shift, mean[-len(CONTROLS) :], spread[-len(CONTROLS) :], lw=0, **style)
+    axis.set(xticks=[*along, *apart], ylim=(min(0.0, axis.get_ylim()[0]), None if measure == "edges" else 1.02), xlim=(first - 0.4, apart[-1] + 0.7))
+    axis.set_xticklabels([*("none" if level == 0 else found.levels[level] for level in along), *(name.replace(" ", "\n") for name in CONTROLS)], fontsize=8)
+    axis.axvline(steps + 0.85, color="0.8", lw=0.8)
+    axis.text(float(along.mean()), -0.13, "layers with random weights", transform=axis.get_xaxis_transform(), ha="center", va="top", fontsize=8)
     if measure == "energy inside":
-        share = float(found.chance.double().mean())
-        axis.axhline(share, color="0.3", lw=1, ls="--")
-        axis.text(axis.get_xlim()[1], share - 0.015, f"chance: the mask's share of the image, {share:.2f}", ha="right", va="top", fontsize=8, color="0.3")
-    axis.set_title(TITLES[measure], fontsize=10)
+        for share, style, name in ((found.edges_inside, ":", "the image's own edges"), (found.chance, "--", "chance: the mask's share")):
+            height = float(share.double().mean())
+            axis.axhline(height, color="0.3", lw=1, ls=style, label=f"{name}, {height:.2f}")
+        axis.legend(fontsize=8, frameon=False, loc="lower left")
+    axis.set_title(TITLES[measure], fontsize=9.5)
     axis.tick_params(axis="y", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    if measure == "spearman":  # the other panels keep the colours
-        handles = [axis.plot([], [], color=COLOURS[rule], marker="o", markersize=4, label=NAMES[rule])[0] for rule in RULES]
-        axis.legend(handles=handles, fontsize=8.5, frameon=False, loc="lower left")

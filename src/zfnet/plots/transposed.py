@@ -33,7 +33,7 @@ def draw_array(axis: Axes, values: torch.Tensor, corner: tuple[float, float], ti
             ends = [(x, y), (x + size, y), (x, y + size)] if n == 0 else [(x + size, y + size), (x + size, y), (x, y + size)]
             axis.add_patch(Polygon(ends if len(shades) > 1 else [(x, y), (x + size, y), (x + size, y + size), (x, y + size)], color=shade, alpha=0.6, lw=0))
         axis.add_patch(Rectangle((x, y), size, size, fill=False, edgecolor="0.65", linewidth=0.6))
-        ink = "0.7" if value == 0 else WRONG if value < 0 else "black"
+        ink = WRONG if value < 0 else "black" if value > 0 or shades else "0.7"
         text = (names or {}).get((r, c), f"{value:g}".replace("-", "\N{MINUS SIGN}"))
         axis.text(x + size / 2, y + size / 2, text, ha="center", va="center", fontsize=fontsize, color=ink, fontweight="bold" if shades else None)
     axis.text(corner[0] + cols * size / 2, corner[1] - 0.25, title, ha="center", va="bottom", fontsize=9)
@@ -201,7 +201,7 @@ def overlap_figure(picture: np.ndarray, projections: Mapping[str, torch.Tensor],
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_box_aspect(0.86)
     count = len(next(iter(differences.values())))
-    caption = (f"Projections and differences: mid-grey is 0; one symmetric scale for all five, the {PERCENTILE}th percentile of |value| of \"add\". Lower left: "
-               f"of all windows, and of those whose maximum is positive, over {count} images. Beside it: one dot per image, for its strongest unit, the relative L2 "
-               "difference of the projection.")  # fmt: skip
+    caption = (f"Projections and differences: mid-grey is 0; one symmetric scale for all five, the {PERCENTILE}th percentile of |value| of \"add\". Lower "
+               f"left: of all windows, and of those whose maximum is positive, over {count} images. Beside it: one dot per image, for its strongest unit, the "
+               "relative L2 difference of the projection.")  # fmt: skip
     return captioned(figure, title, caption)
