@@ -3,12 +3,14 @@
 from .filters import filters_figure
 from .occlusion import occlusion_figure
 from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred, to_rgb
+from .sanity import sanity_figure
 from .saving import fingerprint, save_figure, save_table
 from .top9 import channels_figure, one_image_figure, random_maps, spread, top9_figure, top9_tiles
 from .training import confusion_figure, predictions_figure, training_figure
+from .transposed import draw_array, matrix_figure, overlap_figure, walk_figure
 
 __all__ = [
-    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "filters_figure", "fingerprint", "mosaic",
-    "occlusion_figure", "one_image_figure", "predictions_figure", "random_maps", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb",
-    "top9_figure", "top9_tiles", "training_figure",
+    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "draw_array", "filters_figure", "fingerprint",
+    "matrix_figure", "mosaic", "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "random_maps", "sanity_figure",
+    "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "walk_figure",
 ]  # fmt: skip
