@@ -15,7 +15,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -66,6 +68,11 @@ class LayerEvolution:
         same = (self.image == self.image[-1]) & (self.value > 0)
         return same[:, alive].double().mean(1)
 
+    @property
+    def curves(self) -> dict[str, torch.Tensor]:
+        """The three measures as means over maps, each (S,): responses (of maps that are not constant at the last snapshot), projections, source image."""
+        return {"responses": self.responses.nanmean(1), "projections": self.projections.mean(1), "source image": self.same_source}
+
 
 @dataclass(frozen=True)
 class Evolution:
@@ -112,20 +119,21 @@ def response_similarity(stacks: Sequence[nn.Sequential], layers: Sequence[str], 
 
     NaN where the map is constant in the last stack; 0 where it is constant in this one only. Sums are kept in float64, batch by batch.
     """
-    check_supported(stacks[0])
+    for stack in stacks:
+        check_supported(stack)
     weight = next(stacks[0].parameters())
-    sums: dict[str, torch.Tensor] = {}
+    sums = {layer: None for layer in layers}
     for indices in torch.arange(len(images)).split(batch_size):
         inputs = images.batch(indices).to(weight).contiguous(memory_format=torch.channels_last)
-        maps = [_maps(stack, layers, inputs) for stack in stacks]
-        for layer in layers:
-            last = maps[-1][layer]
-            for s, own in enumerate(maps):
-                x = own[layer]
-                terms = torch.stack([x.sum(1), last.sum(1), (x * x).sum(1), (last * last).sum(1), (x * last).sum(1)])
-                table = sums.setdefault(layer, torch.zeros(len(stacks), 6, len(x), dtype=torch.float64))
-                table[s, :5] += terms.cpu()
-                table[s, 5] += x.shape[1]
+        last = _maps(stacks[-1], layers, inputs)
+        for s, stack in enumerate(stacks):
+            own = last if stack is stacks[-1] else _maps(stack, layers, inputs)
+            for layer, y in last.items():
+                x, y = own[layer].double(), y.double()
+                if sums[layer] is None:
+                    sums[layer] = torch.zeros(len(stacks), 6, len(x), dtype=torch.float64)
+                sums[layer][s, :5] += torch.stack([x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)]).cpu()
+                sums[layer][s, 5] += x.shape[1]
     result = {}
     for layer, table in sums.items():
         sx, sy, sxx, syy, sxy, n = table.unbind(1)
@@ -137,12 +145,12 @@ def response_similarity(stacks: Sequence[nn.Sequential], layers: Sequence[str], 
 
 
 def _maps(features: nn.Sequential, layers: Sequence[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The maps of each layer, (channels, images x positions) in float64, from one forward pass."""
+    """The maps of each layer, (channels, images x positions), from one forward pass."""
     found = {}
     for name, module in max((layers_up_to(features, layer) for layer in layers), key=len):
         x = forward_layer(module, x)
         if name in layers:
-            found[name] = x.transpose(0, 1).flatten(1).double()
+            found[name] = x.transpose(0, 1).flatten(1)
     return found
 
 
@@ -173,6 +181,19 @@ def settled(epochs: torch.Tensor, curve: torch.Tensor, level: float = 0.9) -> fl
     if i == len(curve) - 1:
         return float("nan")
     return float(epochs[i] + (level - curve[i]) / (curve[i + 1] - curve[i]) * (epochs[i + 1] - epochs[i]))
+
+
+def jumps(cells: Sequence[Sequence[np.ndarray]], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How alike neighbouring cells of Fig. 4 are: their correlations over pixels, where the source image stayed, and where it changed.
+
+    cells: for each of M maps one picture (h, w, 3) per snapshot, all of one size; images (S, M): their source images. Pairs with a constant cell are left out.
+    """
+    found: tuple[list[float], list[float]] = [], []
+    for row, sources in zip(cells, images.T.tolist(), strict=True):
+        for (old, new), (before, after) in zip(pairwise(row), pairwise(sources), strict=True):
+            if min(np.ptp(old), np.ptp(new)) > 0:
+                found[before != after].append(np.corrcoef(old.ravel(), new.ravel())[0, 1])
+    return torch.tensor(found[0], dtype=torch.float64), torch.tensor(found[1], dtype=torch.float64)
 
 
 def evolve(profile: Profile, history: Sequence[Snapshot], data: Data) -> Evolution:
@@ -214,15 +235,14 @@ def evolution_rows(found: Evolution) -> list[dict[str, object]]:
     """The table of the curves: one row per layer and snapshot, means and standard deviations over its maps."""
     rows = []
     for number, layer in found.layers.items():
-        alive = ~layer.responses[-1].isnan()
+        alive, curves = ~layer.responses[-1].isnan(), layer.curves
         for s, (part, epochs) in enumerate(zip(found.parts.tolist(), found.epochs.tolist(), strict=True)):
-            responses, projections = layer.responses[s, alive], layer.projections[s]
             rows.append({
                 "layer": number, "part_of_64": part, "epochs": round(epochs, 3), "maps": int(alive.sum()),
-                "responses_mean": round(responses.mean().item(), 4), "responses_std": round(responses.std().item(), 4),
+                "responses_mean": round(curves["responses"][s].item(), 4), "responses_std": round(layer.responses[s, alive].std().item(), 4),
                 "maps_projected": len(layer.maps),
-                "projections_mean": round(projections.mean().item(), 4), "projections_std": round(projections.std().item(), 4),
-                "same_source_image": round(layer.same_source[s].item(), 4), "source_images": len(layer.image[s].unique()),
+                "projections_mean": round(curves["projections"][s].item(), 4), "projections_std": round(layer.projections[s].std().item(), 4),
+                "same_source_image": round(curves["source image"][s].item(), 4), "source_images": len(layer.image[s].unique()),
                 "strongest_activation_median": round(layer.value[s].median().item(), 4),
             })  # fmt: skip
     return rows

@@ -10,12 +10,13 @@ pixels, so that interpolation does not count as translation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Images
@@ -111,7 +112,7 @@ def measure(model: nn.Module, images: Images, targets: torch.Tensor, kind: str, 
     steps = amounts(kind, images.size) if steps is None else steps
     weight = next(model.parameters())
     parts = []
-    for indices in torch.arange(len(images)).split(batch_size):
+    for indices in tqdm(torch.arange(len(images)).split(batch_size), desc=kind, unit="batch", leave=False, disable=None):
         clean = hidden(model, _inputs(images, images.pictures(indices), weight))
         if (outputs := clean[2].shape[1]) <= int(targets.max()) or int(targets.min()) < 0:
             raise ValueError(f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels from 0 to {outputs - 1}")
@@ -178,17 +179,18 @@ def turned(found: Invariance, angles: Sequence[float]) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.interp(angles, found.amounts.numpy(), row, period=360) for row in found.probability.numpy()]))
 
 
-def rotation_rows(found: Invariance, classes: Sequence[str]) -> list[dict[str, object]]:
-    """One row per class among the targets: the probability of the true label over all angles but 0, as means over its images.
+def rotation_rows(found: Invariance, classes: Sequence[str], symmetry: Mapping[str, int] | None = None) -> list[dict[str, object]]:
+    """One row per class among the targets: the probability of the true label over all angles but 0, as means over its images; the most stable class first.
 
-    `lowest` is the lowest of the curve of means. Where the class is known to have a rotational symmetry of order 2 or more, also the mean at the angles that
-    bring it onto itself (multiples of 360/order), and at those half-way between.
+    `lowest` is the lowest of the curve of means. `symmetry` gives orders of rotational symmetry by class name (0: the same at any angle), such as `SYMMETRY`
+    of the built-in shapes; for an order of 2 or more also the mean at the angles that bring the object onto itself (multiples of 360/order), and at those
+    half-way between.
     """
-    rows = []
+    rows, symmetry = [], symmetry or {}
     for label in found.targets.unique().tolist():
         own = found.targets == label
         curve = found.probability[own].mean(0)
-        order = SYMMETRY.get(classes[label])
+        order = symmetry.get(classes[label])
         row = {"class": classes[label], "images": int(own.sum()), "symmetry": order, "unturned": curve[found.at(0)].item(),
                "mean": curve[found.amounts > 0].mean().item(), "lowest": curve.min().item(), "lowest_at": float(found.amounts[curve.argmin()]),
                "symmetric": None, "half_way": None}  # fmt: skip

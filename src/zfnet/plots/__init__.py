@@ -10,7 +10,7 @@ from .top9 import channels_figure, one_image_figure, random_maps, spread, top9_f
 from .training import confusion_figure, predictions_figure, training_figure
 
 __all__ = [
-    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "curves_figure", "evolution_figure", "evolution_tiles", "filters_figure", "fingerprint",
-    "invariance_figure", "mosaic", "occlusion_figure", "one_image_figure", "predictions_figure", "random_maps", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb",
-    "top9_figure", "top9_tiles", "training_figure",
+    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "curves_figure", "evolution_figure",
+    "evolution_tiles", "filters_figure", "fingerprint", "invariance_figure", "mosaic", "occlusion_figure", "one_image_figure", "predictions_figure",
+    "random_maps", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure",
 ]  # fmt: skip

@@ -55,9 +55,10 @@ def evolution_figure(tiles: dict[int, list[list[np.ndarray]]], channels: dict[in
             _draw(axes, *blocks[number], chosen.tolist(), found.epochs[shown].tolist(), same[shown].T.tolist())
             axes.set_title(f"layer {number}: map, and its projection after … epochs", fontsize=9, pad=16)
         below -= 0.62
-    caption = (f"Each cell projects the strongest activation of a feature map among {found.searched:,} training images, drawn at random once for all snapshots. "
-               "Black bar: the source image is the last snapshot's. Mid-grey is 0; one symmetric scale per cell (as the paper enhances contrast), its "
-               f"{PERCENTILE}th percentile of |value|: strengths are in the table, not in the picture. White lies outside the image.")  # fmt: skip
+    caption = (f"Each cell projects the strongest activation of a feature map among {found.searched:,} training images, the same ones at every snapshot. "
+               "Black bar: the source image is already the last snapshot's. Mid-grey is 0; one symmetric scale per cell (as the paper enhances "
+               f"contrast), its {PERCENTILE}th percentile of |value|: strengths are in the table. An even grey cell: the map does not fire then. "
+               "White lies outside the image.")  # fmt: skip
     return captioned(figure, title, caption)
 
 
@@ -96,8 +97,7 @@ def curves_figure(found: Evolution, title: str, level: float = 0.9) -> Figure:
     for colour, (number, layer) in zip(colours, found.layers.items(), strict=True):
         alive = ~layer.responses[-1].isnan()
         spreads = (layer.responses[:, alive], layer.projections, None)
-        for axis, values in zip(panels, spreads, strict=True):
-            curve = layer.same_source if values is None else values.mean(1)
+        for axis, values, curve in zip(panels, spreads, layer.curves.values(), strict=True):
             axis.plot(epochs, curve, color=colour, marker="o", markersize=3, label=f"layer {number}")
             if values is not None and number in ends:
                 low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=1)
@@ -113,6 +113,7 @@ def curves_figure(found: Evolution, title: str, level: float = 0.9) -> Figure:
     panels[2].legend(frameon=False, loc="lower right")
     first = next(iter(found.layers.values()))
     caption = (f"Lines: means over all maps of a layer (responses: {found.probes} validation images, all positions), over {len(first.maps)} random maps "
-               f"(projections of one and the same unit and image), share of all maps ({found.searched:,} training images searched). Bands: the middle half of "
-               f"the maps of layers {ends[0]} and {ends[1]}. Diamonds: where a curve reaches {level:g} for good, interpolated between snapshots. Epoch 0: the untrained net.")  # fmt: skip
+               f"(projections of one and the same unit and image), share of all maps ({found.searched:,} training images searched). Bands: the middle "
+               f"half of the maps of layers {ends[0]} and {ends[1]}. Diamonds: where a curve reaches {level:g} for good, interpolated between snapshots. "
+               "Epoch 0: the untrained net.")  # fmt: skip
     return captioned(figure, title, caption)

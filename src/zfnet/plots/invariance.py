@@ -18,8 +18,9 @@ AXES = {"translation": "vertical translation (pixels, down)", "scale": "scale (f
 UNITS = {"translation": "{:+.0f} px", "scale": "×{:.2g}", "rotation": "{:.0f}°"}
 
 
-def invariance_figure(images: Images, indices: Sequence[int], found: dict[str, Invariance], classes: Sequence[str], title: str) -> Figure:
-    """Fig. 5, one row per transformation: examples, distance at layer 1, distance at layer 7, probability of the true label.
+def invariance_figure(images: Images, indices: Sequence[int], found: dict[str, Invariance], classes: Sequence[str], title: str,
+                      followed: str = "the true label") -> Figure:  # fmt: skip
+    """Fig. 5, one row per transformation: examples, distance at layer 1, distance at layer 7, probability of the label that is `followed`.
 
     One colour per example image; the dashed line is the mean of all images in `found`, which are those of `images`. `classes` names the net's outputs.
     """
@@ -27,7 +28,7 @@ def invariance_figure(images: Images, indices: Sequence[int], found: dict[str, I
     colours = [plt.get_cmap("tab10")(i % 10) for i in range(len(indices))]
     figure, axes = plt.subplots(len(found), 4, figsize=(13, 3.1 * len(found)), squeeze=False,
                                 gridspec_kw={"wspace": 0.27, "hspace": 0.42, "width_ratios": (1.08, 1, 1, 1)})  # fmt: skip
-    names = ("distance at layer 1", "distance at layer 7", "probability of the true label")
+    names = ("distance at layer 1", "distance at layer 7", f"probability of {followed}")
     for row, (kind, sweep) in zip(axes, found.items(), strict=True):
         _examples(row[0], images, indices, sweep, colours)
         for axis, values, name in zip(row[1:], (sweep.layer1, sweep.layer7, sweep.probability), names, strict=True):
@@ -60,6 +61,7 @@ def _examples(axis, images: Images, indices: list[int], sweep: Invariance, colou
     for i, colour in enumerate(colours):
         axis.add_patch(Rectangle((-3.2 * gap, i * step), 1.6 * gap, side, color=colour, clip_on=False))
     for n, t in enumerate(columns):
-        axis.text(n * step + side / 2, -gap, UNITS[sweep.kind].format(float(sweep.amounts[t])).replace("+0 ", "0 ").replace("-", "−"), ha="center", va="bottom", fontsize=7.5, color="0.25")
+        amount = UNITS[sweep.kind].format(float(sweep.amounts[t])).replace("+0 ", "0 ").replace("-", "−")
+        axis.text(n * step + side / 2, -gap, amount, ha="center", va="bottom", fontsize=7.5, color="0.25")
     axis.set_title(sweep.kind, fontsize=10, pad=14)
     axis.set_axis_off()
