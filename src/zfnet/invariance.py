@@ -147,10 +147,13 @@ def load_invariance(profile: Profile, model: nn.Module, images: Images, targets:
 
 
 def share_of_range(found: Invariance, layer: int, amount: float) -> torch.Tensor:
-    """Distance at -amount and +amount (their mean) as a share of the largest distance of the sweep, image by image: (N,) in 0..1."""
+    """Distance after a change by `amount` as a share of the largest distance of the sweep, image by image: (N,) in 0..1.
+
+    Translations and rotations go both ways, and the mean of the two is taken.
+    """
     distances = _distances(found, layer)
-    both = distances[:, [found.at(-amount), found.at(amount)]]
-    return both.mean(1) / distances.max(1).values
+    ways = {"translation": (-amount, amount), "scale": (amount,), "rotation": (amount, 360 - amount)}[found.kind]
+    return distances[:, [found.at(way) for way in ways]].mean(1) / distances.max(1).values
 
 
 def linearity(found: Invariance, layer: int, limit: float) -> torch.Tensor:
