@@ -233,7 +233,7 @@ def test_cells_show_the_projection_on_its_own_scale_and_bars_the_last_source():
     for snapshot in history:
         snapshot.features[0] = copy.deepcopy(filters)
         snapshot.features[0].weight.data = torch.ones(3, 3, 1, 1) * torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]
-    images.pixels[5, :, 2, 2] = torch.tensor([255, 200, 190], dtype=torch.uint8)  # unit (1, 1) of map 0 in the crop
+    images.pixels[5, :, 2, 2] = torch.tensor([130, 130, 127], dtype=torch.uint8)  # unit (1, 1) of map 0 in the crop: 0.1
     cells = plots.evolution_tiles(history, images, found.layers[1], torch.tensor([0, 1]))
     assert [len(row) for row in cells] == [2, 2], "the untrained net has no column"
     assert cells[0][0].shape == (1, 1, 3) and np.allclose(cells[0][0], 1.0), "a positive projection, saturated on its own scale"
