@@ -91,6 +91,23 @@ class OcclusionConfig:
 
 
 @dataclass(frozen=True)
+class EvolutionConfig:
+    """How much Fig. 4 looks at: `images` training images searched at each snapshot (None: all), `probes` validation images for the responses, and
+    `maps` feature maps of each layer whose projections are compared."""
+
+    images: int | None = 1000
+    probes: int = 100
+    maps: int = 32
+
+
+@dataclass(frozen=True)
+class InvarianceConfig:
+    """Fig. 5: how many test images are transformed."""
+
+    images: int = 100
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     title: str
@@ -99,6 +116,8 @@ class Profile:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
+    invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
     scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
     notebooks: tuple[str, ...] = NOTEBOOKS
 
@@ -211,6 +230,8 @@ def _validated(profile: Profile, where: str) -> Profile:
     positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain, "data.memory": data.memory,
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
                 "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
+    positive |= {f"evolution.{name}": value for name, value in dataclasses.asdict(profile.evolution).items()}
+    positive |= {"invariance.images": profile.invariance.images}
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
     if training:
         positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
