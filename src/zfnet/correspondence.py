@@ -2,7 +2,7 @@
 
 Mask the same part, say the left eye, in five faces. If the net relates left eyes to each other, its features change alike in all five: the signs of the changes
 eps_i = x_i - x~_i (features of the clean and of the masked image) agree from image to image. Delta is the mean, over pairs of images, of the Hamming distance
-between these signs, divided by the number of features; lower is more consistent. Squares at random places are the control.
+between these signs, divided by the number of features; lower is more consistent. Squares at random places of the object are the control.
 
 The paper does not say how an unchanged feature counts, and after a rectifier many are unchanged: both zero. `ZEROS` names three ways.
 """
@@ -44,6 +44,11 @@ class Correspondence:
     changed: dict[int | str, torch.Tensor]
     random_boxes: torch.Tensor
 
+    def deviation(self, layer: int | str, zeros: str) -> torch.Tensor:
+        """Standard deviation of each row (rows,): over groups; over the pairs inside it where there is but one, as in the paper."""
+        values = self.delta[layer, zeros]
+        return values.std(1, correction=0) if values.shape[1] > 1 else self.spread[layer, zeros][:, 0]
+
 
 def mask_out(inputs: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """Copies of network inputs (N, 3, H, W) with one box each (N, 4) in the mean colour, which is 0; boxes are clipped at the border."""
@@ -53,21 +58,19 @@ def mask_out(inputs: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     return covered
 
 
-def random_boxes(boxes: torch.Tensor, size: int, generator: torch.Generator) -> torch.Tensor:
-    """For each image one box (N, 4) of the size of one of its parts (N, P, 4), at a uniformly random place inside the input that touches none of the parts.
+def random_boxes(boxes: torch.Tensor, objects: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """For each image one box (N, 4), inside the image, of the size of one of its parts (N, P, 4), its centre uniformly random on the object, bool (N, S, S).
 
-    Raises ValueError where an image has no such place.
+    It may touch a part, as the paper's "random object regions" may. Raises ValueError where an image has no such place.
     """
     found = []
-    for number, parts in enumerate(boxes):
+    for number, (parts, where) in enumerate(zip(boxes, objects, strict=True)):
         top, left, bottom, right = parts[torch.randint(len(parts), (1,), generator=generator)[0]].tolist()
         height, width = bottom - top, right - left
-        free = torch.ones(size - height + 1, size - width + 1, dtype=torch.bool)
-        for t, le, b, r in parts.tolist():
-            free[max(0, t - height + 1) : max(0, b), max(0, le - width + 1) : max(0, r)] = False
-        places = free.nonzero()
+        down, across = (side - length + 1 for side, length in zip(where.shape, (height, width), strict=True))
+        places = where[height // 2 : height // 2 + down, width // 2 : width // 2 + across].nonzero()  # top left corners
         if not len(places):
-            raise ValueError(f"image {number}: no place of {height} x {width} pixels is left beside the parts: make them smaller (`correspondence: size:`)")
+            raise ValueError(f"image {number}: no box of {height} x {width} pixels fits on the object: make it smaller (`correspondence: size:` or the boxes file)")
         row, col = places[torch.randint(len(places), (1,), generator=generator)[0]].tolist()
         found.append([row, col, row + height, col + width])
     return torch.tensor(found)
@@ -88,10 +91,11 @@ def disagreement(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree"
 def delta(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree") -> tuple[float, float]:
     """Mean and standard deviation of the disagreement over ordered pairs i != j of rows of signs (N, F); the paper's Delta has first = second.
 
-    The deviation is over the N (N - 1) / 2 unordered pairs, each the mean of its two orders.
+    The deviation is over the N (N - 1) / 2 unordered pairs, each the mean of its two orders. Pairs in which no feature counts are left out; NaN if all are.
     """
     i, j = torch.triu_indices(len(first), len(first), 1, device=first.device)
     pairs = (disagreement(first[i], second[j], zeros) + disagreement(first[j], second[i], zeros)) / 2
+    pairs = pairs[~pairs.isnan()]
     return float(pairs.mean()), float(pairs.std(correction=0))
 
 
@@ -107,12 +111,12 @@ def disjoint_groups(total: int, size: int, count: int, seed: int) -> torch.Tenso
 def correspond(model: nn.Module, parts: Parts, groups: torch.Tensor, layers: Sequence[int | str] = (5, 7), draws: int = 5, seed: int = 0) -> Correspondence:
     """Table 1 for each group (groups, n) of the images of `parts`.
 
-    RANDOM is the mean over `draws` of a random box in every image; DIFFERENT, beyond the paper, compares the change by one part in one image with the change by
+    RANDOM is the mean over `draws` of a random box on every image's object; DIFFERENT, beyond the paper, compares the change by one part in one image with the change by
     another part in another, over all pairs of parts: the same squares in size and effect, only not corresponding. Raises ValueError for an unknown layer.
     """
     inputs = parts.images.batch(range(len(parts)))
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.stack([random_boxes(parts.boxes, parts.images.size, generator) for _ in range(draws)])
+    drawn = torch.stack([random_boxes(parts.boxes, parts.objects, generator) for _ in range(draws)])
     clean = _outputs(model, inputs, layers)
     signs = {layer: [] for layer in layers}
     for boxes in (*parts.boxes.unbind(1), *drawn):
@@ -141,8 +145,8 @@ def _outputs(model: nn.Module, inputs: torch.Tensor, layers: Sequence[int | str]
 
 
 def table(found: Correspondence) -> list[dict[str, object]]:
-    """Rows of the CSV: Delta's mean and standard deviation over groups, the mean deviation over a group's pairs, the paired difference to random with its
-    deviation over groups, the share of groups in which it is negative, and the paper's numbers."""
+    """Rows of the CSV: Delta's mean and `deviation`, the mean deviation over a group's pairs, the paired difference to random with its deviation over groups, the
+    share of groups in which it is negative, and the paper's numbers."""
     rows = []
     control = found.rows.index(RANDOM)
     for (layer, zeros), values in found.delta.items():
@@ -150,7 +154,7 @@ def table(found: Correspondence) -> list[dict[str, object]]:
             paper = PAPER.get(layer, {}).get(row, ("", ""))
             gap = values[n] - values[control]
             rows.append({
-                "layer": layer, "masked": row, "zeros": zeros, "delta": f"{values[n].mean():.4f}", "std_groups": f"{values[n].std(correction=0):.4f}",
+                "layer": layer, "masked": row, "zeros": zeros, "delta": f"{values[n].mean():.4f}", "std": f"{found.deviation(layer, zeros)[n]:.4f}",
                 "std_pairs": f"{found.spread[layer, zeros][n].mean():.4f}", "groups": values.shape[1], "features_changed": f"{found.changed[layer][n]:.3f}",
                 "minus_random": f"{gap.mean():.4f}", "std_minus_random": f"{gap.std(correction=0):.4f}",
                 "groups_below_random": f"{(gap < 0).double().mean():.2f}", "paper_delta": paper[0], "paper_std": paper[1],

@@ -48,9 +48,10 @@ def layer_outputs(model: nn.Module, inputs: torch.Tensor, layers: Sequence[int |
     with evaluating(model):
         for part in ("features", "classifier"):
             for name, module in getattr(model, part).named_children():
-                if len(found) == len(set(layers)):
-                    return found
                 x = forward_layer(module, x)
                 found |= {layer: x for layer in wanted.get((part, name), ())}
-            x = torch.flatten(model.avgpool(x), 1)
+                if len(found) == len(set(layers)):
+                    return found
+            if part == "features":
+                x = torch.flatten(model.avgpool(x), 1)
     return found

@@ -6,6 +6,7 @@ A profile of photographs names the file, `correspondence: {boxes: data/folder/pa
       right_eye: [61, 120, 89, 148]    # top, left, bottom, right in pixels of the network's input, bottom and right outside
       left_eye: [60, 70, 88, 98]
       nose: [96, 92, 124, 120]
+      object: [30, 40, 170, 160]       # may be left out: the random masks of the control have their centres in here
 
 Every image has the same parts.
 """
@@ -20,20 +21,26 @@ import yaml
 from .data import Data, Images
 from .profiles import ROOT, Profile
 
+OBJECT = "object"  # the name, in the file, of what is no part but holds them
+
 
 @dataclass(frozen=True)
 class Parts:
-    """Images and where their parts are: `boxes` int64 (N, P, 4), in the order of `names`: top, left, bottom, right in input pixels, maybe beyond the border."""
+    """Images and where their parts are: `boxes` int64 (N, P, 4), in the order of `names`: top, left, bottom, right in input pixels, maybe beyond the border.
+
+    `objects` bool (N, S, S): the object's pixels; all of them where nobody says which they are.
+    """
 
     images: Images
     names: tuple[str, ...]
     boxes: torch.Tensor
+    objects: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.images)
 
     def subset(self, indices: torch.Tensor) -> Parts:
-        return Parts(self.images.subset(indices), self.names, self.boxes[indices])
+        return Parts(self.images.subset(indices), self.names, self.boxes[indices], self.objects[indices])
 
 
 def load_parts(profile: Profile, data: Data) -> Parts:
@@ -53,7 +60,9 @@ def load_parts(profile: Profile, data: Data) -> Parts:
     places = torch.stack([points[name] for name in config.parts], 1) - torch.tensor(data.test.corner)
     whole = places.isfinite().all(-1).all(-1).nonzero().flatten()
     corners = (places[whole] - config.size / 2).round().long()
-    return Parts(data.test.subset(whole), config.parts, torch.cat([corners, corners + config.size], -1))
+    images = data.test.subset(whole)
+    objects = images.mask(range(len(images))) if images.masks is not None else torch.ones(len(images), images.size, images.size, dtype=torch.bool)
+    return Parts(images, config.parts, torch.cat([corners, corners + config.size], -1), objects)
 
 
 def _from_file(profile: Profile, data: Data) -> Parts:
@@ -65,27 +74,30 @@ def _from_file(profile: Profile, data: Data) -> Parts:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{where} is not plain YAML: {error}") from None
-    if not isinstance(content, dict) or not all(isinstance(boxes, dict) and boxes for boxes in content.values()) or not content:
+    if not isinstance(content, dict) or not content or not all(isinstance(boxes, dict) and boxes.keys() - {OBJECT} for boxes in content.values()):
         raise TypeError(f"{where}: expected images, each with its parts: `dogs/rex.jpg: {{nose: [top, left, bottom, right]}}`")
-    names = tuple(next(iter(content.values())))
+    names = tuple(name for name in next(iter(content.values())) if name != OBJECT)
     splits = {"test": data.test, "val": data.val, "train": data.train}
     places = {name: (split, i) for split, images in splits.items() for i, name in enumerate(images.names or ())}
-    found, table = [], []
-    for image, boxes in content.items():
-        place = ("test", image) if isinstance(image, int) and 0 <= image < len(data.test) else places.get(image)
+    size = data.test.size
+    found, table, objects = [], [], torch.zeros(len(content), size, size, dtype=torch.bool)
+    for n, (image, boxes) in enumerate(content.items()):
+        place = ("test", image) if type(image) is int and 0 <= image < len(data.test) else places.get(image)
         if place is None:
             known = f"give a name as in the data's folder, such as {next(iter(places))!r}, or" if places else "these images have no names: give"
             raise ValueError(f"{where}: no image {image!r}: {known} a number from 0 to {len(data.test) - 1} (which image of the test split)")
-        if set(boxes) != set(names):
+        if boxes.keys() - {OBJECT} != set(names):
             own, first = (", ".join(map(str, each)) for each in (boxes, names))
             raise ValueError(f"{where}: {image} has the parts {own}, the first image {first}: every image needs the same")
         found.append(place)
-        table.append([_box(boxes[name], f"{where}: {image}: {name}", data.test.size) for name in names])
+        table.append([_box(boxes[name], f"{where}: {image}: {name}", size) for name in names])
+        top, left, bottom, right = _box(boxes.get(OBJECT, [0, 0, size, size]), f"{where}: {image}: {OBJECT}", size)
+        objects[n, top:bottom, left:right] = True
     chosen = [splits[split].subset(torch.tensor([i])) for split, i in found]
     first = data.test
-    images = Images(torch.cat([one.pixels for one in chosen]), torch.cat([one.labels for one in chosen]), first.classes, first.size, first.mean, first.std,
+    images = Images(torch.cat([one.pixels for one in chosen]), torch.cat([one.labels for one in chosen]), first.classes, size, first.mean, first.std,
                     first.gain, [str(image) for image in content])  # fmt: skip
-    return Parts(images, tuple(map(str, names)), torch.tensor(table))
+    return Parts(images, tuple(map(str, names)), torch.tensor(table), objects)
 
 
 def _box(value, where: str, size: int) -> list[int]:

@@ -45,9 +45,12 @@ def correspondence_figure(parts: Parts, group: torch.Tensor, found: Corresponden
     trim = space / (2 * (1 + space))
     for k, layer in enumerate((5, 7)):
         ours, paper = figure.add_subplot(grid[:, count + 1 + k]), figure.add_subplot(grid[:, count + 4 + k])
+        right = 0.55
         for (net, zeros), (marker, colour, face, label, shift) in OURS.items():
-            delta = (control if net == "control" else found).delta[layer, zeros]
-            values = {row: (float(v.mean()), float(v.std(correction=0))) for row, v in zip(rows, delta, strict=True)}
+            result = control if net == "control" else found
+            mean, deviation = result.delta[layer, zeros].mean(1).tolist(), result.deviation(layer, zeros).tolist()
+            values = dict(zip(rows, zip(mean, deviation, strict=True), strict=True))
+            right = max(right, *mean)
             _dots(ours, values, rows, marker, colour, face, shift, line=net == "trained")
             ours.plot([], [], marker, color=colour, markerfacecolor=face, label=label)
         ours.axvline(0.5, color="0.5", linewidth=0.8, linestyle=":")
@@ -55,7 +58,7 @@ def correspondence_figure(parts: Parts, group: torch.Tensor, found: Corresponden
         _dots(paper, PAPER[layer], rows, "D", "0.25", "0.25")
         for row in (row for row in rows if row not in PAPER[layer]):
             paper.text(0.085, rows.index(row) + 0.03, "not in the paper", fontsize=7, color="0.5", ha="center", backgroundcolor="white")
-        ours.set(xlim=(0.05, 0.6), xticks=[0.1, 0.2, 0.3, 0.4, 0.5], title=f"layer {layer}, here")
+        ours.set(xlim=(0, right + 0.07), xticks=[0, 0.1, 0.2, 0.3, 0.4, 0.5], title=f"layer {layer}, here")
         paper.set(xlim=(0.04, 0.13), xticks=[0.05, 0.1], title=f"layer {layer}, paper")
         for axis in (ours, paper):
             axis.set(ylim=(len(rows) - 0.5 - trim, -0.5 + trim), yticks=range(len(rows)), yticklabels=[], xlabel="Delta")
@@ -66,11 +69,11 @@ def correspondence_figure(parts: Parts, group: torch.Tensor, found: Corresponden
         if k == 0:
             ours.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.03, -0.06), ncol=3, handletextpad=0.2, columnspacing=1)
     groups = next(iter(found.delta.values())).shape[1]
-    caption = (f"Left: one of {groups} disjoint groups of {count}; the outlined box is filled with the mean colour. Right: Delta, the normalised Hamming "
-               "distance of the signs of the features' changes; lower is more consistent. Circles: over all features, 0 a sign of its own; squares: "
-               "only over features that changed in both images. Means and standard deviations over the groups (the paper has one group and does not say over "
-               f"what); dashed: {RANDOM}, {found.random_boxes.shape[0]} draws a group. 'Different parts' (beyond the paper) compares the change by one part "
-               "with that by another.")  # fmt: skip
+    shown, over = (f"one of {groups} disjoint groups of {count}", "the groups") if groups > 1 else (f"the {count} images", "pairs of images")
+    caption = (f"Left: {shown}; the outlined box is filled with the mean colour. Right: Delta, the normalised Hamming distance of the signs of the features' "
+               f"changes; lower is more consistent. Circles: over all features, 0 a sign of its own; squares: only over features that changed in both images. "
+               f"Means and standard deviations over {over} (the paper has one group of five and does not say over what); dashed: {RANDOM}, on the object, "
+               f"{found.random_boxes.shape[0]} draws a group. 'Different parts' (beyond the paper) compares the change by one part with that by another.")  # fmt: skip
     return captioned(figure, title, caption)
 
 
