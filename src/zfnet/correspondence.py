@@ -4,11 +4,13 @@ Mask the same part, say the left eye, in five faces. If the net relates left eye
 eps_i = x_i - x~_i (features of the clean and of the masked image) agree from image to image. Delta is the mean, over pairs of images, of the Hamming distance
 between these signs, divided by the number of features; lower is more consistent. Squares at random places of the object are the control.
 
-The paper does not say how an unchanged feature counts, and after a rectifier many are unchanged: both zero. `ZEROS` names three ways.
+The paper does not say how an unchanged feature counts, and after a rectifier many are unchanged: both zero. `ZEROS` names three ways. Unchanged means a change
+below `TOLERANCE` of the layer's largest activation, so that rounding, which differs from device to device, has no sign.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +25,7 @@ ZEROS = {
     "left out": "features unchanged in both images are left out; 0 against + or - differs",
     "both changed": "only features that changed in both images count; chance is 0.5",
 }
+TOLERANCE = 1e-5
 RANDOM, DIFFERENT = "random", "different parts"
 PAPER = {  # Table 1: mean and standard deviation of Delta
     5: {"right_eye": (0.067, 0.007), "left_eye": (0.069, 0.007), "nose": (0.079, 0.017), RANDOM: (0.107, 0.017)},
@@ -70,10 +73,17 @@ def random_boxes(boxes: torch.Tensor, objects: torch.Tensor, generator: torch.Ge
         down, across = (side - length + 1 for side, length in zip(where.shape, (height, width), strict=True))
         places = where[height // 2 : height // 2 + down, width // 2 : width // 2 + across].nonzero()  # top left corners
         if not len(places):
-            raise ValueError(f"image {number}: no box of {height} x {width} pixels fits on the object: make it smaller (`correspondence: size:` or the boxes file)")
+            cure = "make the parts smaller (`correspondence: size:`, or the boxes file)"
+            raise ValueError(f"image {number}: no box of {height} x {width} pixels has its centre on the object and fits into the image: {cure}")
         row, col = places[torch.randint(len(places), (1,), generator=generator)[0]].tolist()
         found.append([row, col, row + height, col + width])
     return torch.tensor(found)
+
+
+def signs_of_change(clean: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """sign(clean - masked) of features (N, F): -1, 0 or 1 as int8, 0 where the change is at most `TOLERANCE` of the largest of `clean`."""
+    change = clean - masked
+    return torch.where(change.abs() > TOLERANCE * clean.abs().max(), change, 0.0).sign().to(torch.int8)
 
 
 def disagreement(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree") -> torch.Tensor:
@@ -96,6 +106,8 @@ def delta(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree") -> tu
     i, j = torch.triu_indices(len(first), len(first), 1, device=first.device)
     pairs = (disagreement(first[i], second[j], zeros) + disagreement(first[j], second[i], zeros)) / 2
     pairs = pairs[~pairs.isnan()]
+    if not len(pairs):
+        return math.nan, math.nan
     return float(pairs.mean()), float(pairs.std(correction=0))
 
 
@@ -111,8 +123,9 @@ def disjoint_groups(total: int, size: int, count: int, seed: int) -> torch.Tenso
 def correspond(model: nn.Module, parts: Parts, groups: torch.Tensor, layers: Sequence[int | str] = (5, 7), draws: int = 5, seed: int = 0) -> Correspondence:
     """Table 1 for each group (groups, n) of the images of `parts`.
 
-    RANDOM is the mean over `draws` of a random box on every image's object; DIFFERENT, beyond the paper, compares the change by one part in one image with the change by
-    another part in another, over all pairs of parts: the same squares in size and effect, only not corresponding. Raises ValueError for an unknown layer.
+    RANDOM is the mean over `draws` of a random box on every image's object. DIFFERENT, beyond the paper, compares the change by one part in one image with the
+    change by another part in another, over all pairs of parts: the same squares, of the same effect, only not corresponding. Raises ValueError for an unknown
+    layer, or where no random box fits.
     """
     inputs = parts.images.batch(range(len(parts)))
     generator = torch.Generator().manual_seed(seed)
@@ -121,7 +134,7 @@ def correspond(model: nn.Module, parts: Parts, groups: torch.Tensor, layers: Seq
     signs = {layer: [] for layer in layers}
     for boxes in (*parts.boxes.unbind(1), *drawn):
         for layer, found in _outputs(model, mask_out(inputs, boxes), layers).items():
-            signs[layer].append((clean[layer] - found).sign().to(torch.int8))
+            signs[layer].append(signs_of_change(clean[layer], found))
     masks = range(len(parts.names))  # masks 0, 1, … are the parts, then come the random draws
     compared = {name: [(n, n)] for n, name in enumerate(parts.names)}
     compared[RANDOM] = [(n, n) for n in range(len(masks), len(masks) + draws)]
@@ -145,18 +158,25 @@ def _outputs(model: nn.Module, inputs: torch.Tensor, layers: Sequence[int | str]
 
 
 def table(found: Correspondence) -> list[dict[str, object]]:
-    """Rows of the CSV: Delta's mean and `deviation`, the mean deviation over a group's pairs, the paired difference to random with its deviation over groups, the
-    share of groups in which it is negative, and the paper's numbers."""
+    """Rows of the CSV: Delta's mean and `deviation`, the mean deviation over a group's pairs, the share of features that change, the paired difference to
+    random with its deviation over groups, the share of groups in which it is negative, and the paper's numbers."""
     rows = []
     control = found.rows.index(RANDOM)
     for (layer, zeros), values in found.delta.items():
         for n, row in enumerate(found.rows):
             paper = PAPER.get(layer, {}).get(row, ("", ""))
-            gap = values[n] - values[control]
             rows.append({
                 "layer": layer, "masked": row, "zeros": zeros, "delta": f"{values[n].mean():.4f}", "std": f"{found.deviation(layer, zeros)[n]:.4f}",
                 "std_pairs": f"{found.spread[layer, zeros][n].mean():.4f}", "groups": values.shape[1], "features_changed": f"{found.changed[layer][n]:.3f}",
-                "minus_random": f"{gap.mean():.4f}", "std_minus_random": f"{gap.std(correction=0):.4f}",
-                "groups_below_random": f"{(gap < 0).double().mean():.2f}", "paper_delta": paper[0], "paper_std": paper[1],
+                **_against(values[n], values[control] if row != RANDOM else None), "paper_delta": paper[0], "paper_std": paper[1],
             })  # fmt: skip
     return rows
+
+
+def _against(values: torch.Tensor, control: torch.Tensor | None) -> dict[str, str]:
+    """The columns that compare Delta, group by group, with that of the control; empty where the row is the control."""
+    names = ("minus_random", "std_minus_random", "groups_below_random")
+    if control is None:
+        return dict.fromkeys(names, "")
+    gap = values - control
+    return dict(zip(names, (f"{gap.mean():.4f}", f"{gap.std(correction=0):.4f}", f"{(gap < 0).double().mean():.2f}"), strict=True))

@@ -84,7 +84,7 @@ def fit(kind: str, x: torch.Tensor, y: torch.Tensor, penalty: float):
     """scikit-learn's "svm" (linear, squared hinge, one against the rest) or "softmax" (multinomial), fitted. ValueError for another kind."""
     if kind not in GRID:
         raise ValueError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
-    probe = LinearSVC(C=penalty, dual="auto", random_state=0, max_iter=2000) if kind == "svm" else LogisticRegression(C=penalty, max_iter=2000)
+    probe = LinearSVC(C=penalty, dual=True, random_state=0, max_iter=2000) if kind == "svm" else LogisticRegression(C=penalty, max_iter=2000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a large C that does not converge loses on the validation images, or is as good
         return probe.fit(x.numpy(), y.numpy())

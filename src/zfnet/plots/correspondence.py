@@ -71,9 +71,10 @@ def correspondence_figure(parts: Parts, group: torch.Tensor, found: Corresponden
     groups = next(iter(found.delta.values())).shape[1]
     shown, over = (f"one of {groups} disjoint groups of {count}", "the groups") if groups > 1 else (f"the {count} images", "pairs of images")
     caption = (f"Left: {shown}; the outlined box is filled with the mean colour. Right: Delta, the normalised Hamming distance of the signs of the features' "
-               f"changes; lower is more consistent. Circles: over all features, 0 a sign of its own; squares: only over features that changed in both images. "
+               "changes; lower is more consistent. Circles: over all features, 0 a sign of its own; squares: only over features that changed in both images. "
                f"Means and standard deviations over {over} (the paper has one group of five and does not say over what); dashed: {RANDOM}, on the object, "
-               f"{found.random_boxes.shape[0]} draws a group. 'Different parts' (beyond the paper) compares the change by one part with that by another.")  # fmt: skip
+               f"{found.random_boxes.shape[0]} draws a group. 'Different parts' (beyond the paper) compares the change by one part with that by "
+               "another.")  # fmt: skip
     return captioned(figure, title, caption)
 
 

@@ -60,7 +60,7 @@ def probes_figure(found: Probes, classes: int, title: str, own_accuracy: float |
 
 def _apart(found: Probes, net: str, n: int, least: float = 3.6) -> float:
     """How far, in points, the label of curve `n` moves up so that labels at the right end keep their distance (in percent)."""
-    last = max(layer for _, _, layer in found.accuracy)
+    last = max(layer for _, kind, layer in found.accuracy if kind == "svm")
     ends = [100 * float(values.mean()) for values in found.accuracy[net, "svm", last]]
     order = sorted(range(len(ends)), key=ends.__getitem__)
     placed = [ends[i] for i in order]
