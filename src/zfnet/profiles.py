@@ -108,6 +108,24 @@ class InvarianceConfig:
 
 
 @dataclass(frozen=True)
+class CorrespondenceConfig:
+    """The masks of Table 1: squares of `size` input pixels on the keypoints named `parts`, or the boxes of a YAML file (`parts.py` describes it)."""
+
+    size: int = 18
+    parts: tuple[str, ...] = ("right_eye", "left_eye", "nose", "mouth")
+    boxes: str | None = None  # relative to the project
+
+
+@dataclass(frozen=True)
+class ProbesConfig:
+    """The classifiers of Table 7: training images per class, how often each is drawn, and the most features that a layer may give."""
+
+    per_class: tuple[int, ...] = (2, 5, 10, 30)
+    draws: int = 5
+    features: int = 4096
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     title: str
@@ -118,6 +136,8 @@ class Profile:
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
+    correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
     scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
     notebooks: tuple[str, ...] = NOTEBOOKS
 
@@ -229,9 +249,12 @@ def _validated(profile: Profile, where: str) -> Profile:
     data, model, training = profile.data, profile.model, profile.training
     positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain, "data.memory": data.memory,
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
-                "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
+                "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class,
+                "correspondence.size": profile.correspondence.size, "probes.draws": profile.probes.draws,
+                "probes.features": profile.probes.features}  # fmt: skip
     positive |= {f"evolution.{name}": value for name, value in dataclasses.asdict(profile.evolution).items()}
     positive |= {"invariance.images": profile.invariance.images}
+    positive |= {f"probes.per_class[{i}]": n for i, n in enumerate(profile.probes.per_class)}
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
     if training:
         positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
@@ -252,6 +275,11 @@ def _validated(profile: Profile, where: str) -> Profile:
         raise ValueError(f"{where}: model.dropout = {model.dropout}: must be at least 0 and less than 1")
     if profile.occlusion.size > data.size:
         raise ValueError(f"{where}: occlusion.size = {profile.occlusion.size} does not fit into data.size = {data.size}")
+    if profile.correspondence.size > data.size:
+        raise ValueError(f"{where}: correspondence.size = {profile.correspondence.size} does not fit into data.size = {data.size}")
+    for name, values in (("correspondence.parts", profile.correspondence.parts), ("probes.per_class", profile.probes.per_class)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{where}: {name} = {list(values)}: give at least one, each once")
     if unknown := [name for name in profile.notebooks if name not in NOTEBOOKS]:
         raise ValueError(f"{where}: notebooks = {unknown}: choose from {', '.join(NOTEBOOKS)}")
     return profile

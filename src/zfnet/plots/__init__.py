@@ -1,10 +1,12 @@
 """Every panel and grid of the figures: `plots.top9_figure(…)`, `plots.save_figure(figure, profile, "02_layer1_top9")`."""
 
+from .correspondence import correspondence_figure
 from .evolution import curves_figure, evolution_figure, evolution_tiles
 from .filters import filters_figure
 from .invariance import invariance_figure
 from .occlusion import occlusion_figure
 from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred, to_rgb
+from .probes import probes_figure
 from .sanity import sanity_figure
 from .saving import fingerprint, save_figure, save_table
 from .top9 import channels_figure, one_image_figure, random_maps, spread, top9_figure, top9_tiles
@@ -12,8 +14,8 @@ from .training import confusion_figure, predictions_figure, training_figure
 from .transposed import draw_array, matrix_figure, overlap_figure, walk_figure
 
 __all__ = [
-    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "curves_figure", "draw_array", "evolution_figure",
-    "evolution_tiles", "filters_figure", "fingerprint", "invariance_figure", "matrix_figure", "mosaic", "occlusion_figure", "one_image_figure",
-    "overlap_figure", "predictions_figure", "random_maps", "sanity_figure", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb",
-    "top9_figure", "top9_tiles", "training_figure", "walk_figure",
+    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "correspondence_figure", "crop_field", "curves_figure",
+    "draw_array", "evolution_figure", "evolution_tiles", "filters_figure", "fingerprint", "invariance_figure", "matrix_figure", "mosaic",
+    "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "probes_figure", "random_maps", "sanity_figure", "save_figure",
+    "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "walk_figure",
 ]  # fmt: skip
