@@ -90,6 +90,43 @@ class OcclusionConfig:
 
 
 @dataclass(frozen=True)
+class AblationConfig:
+    """The nets of Table 3, small enough to train three dozen of them; `maps` and `fc` are factors on the paper's widths."""
+
+    size: int = 56  # side of the images in pixels; both nets need 48
+    images: int = 1000  # training images, all classes together
+    seeds: int = 3  # nets per row
+    maps: float = 0.25
+    fc: float = 0.0625
+    dropout: float = 0.2  # 0.5 keeps nets as narrow as these on the plateau of chance
+    epochs: int = 15
+    batch_size: int = 20
+    lr: float = 0.007
+    weight_decay: float = 0.0005
+    rms: float | None = 0.1
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """Tables 4 and 5: the source net, and the nets trained from scratch; `maps` and `fc` are factors on the paper's widths."""
+
+    source: str | None = None  # the profile whose net is transferred; None: one trained on half of the classes
+    size: int = 56  # side of the images in pixels
+    per_class: tuple[int, ...] = (1, 2, 5, 10, 20, 40)  # training images of each class
+    draws: int = 3  # random sets of training images for each number
+    maps: float = 0.25
+    fc: float = 0.0625
+    dropout: float = 0.2
+    source_epochs: int = 15
+    epochs: int = 10
+    epoch_images: int = 400  # what an epoch from scratch shows, however few images there are
+    batch_size: int = 20
+    lr: float = 0.007
+    weight_decay: float = 0.0005
+    rms: float | None = 0.1
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     title: str
@@ -98,6 +135,8 @@ class Profile:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
     notebooks: tuple[str, ...] = NOTEBOOKS
 

@@ -1,0 +1,76 @@
+"""Nets that an experiment trains beside the profile's own (Tables 3, 4 and 5): on smaller copies of its images, each resumable and kept like any run.
+
+    small = smaller(data, 64, profile.data.normalise)
+    own = variant(profile, "ablation/alexnet-0", small, model=…, training=…, seed=0)
+    model = trained_quietly(own, small)     # runs/demo/ablation/alexnet-0/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from .data import IMAGENET, Data, Images, _statistics
+from .models import load_model
+from .profiles import ModelConfig, Profile, TrainingConfig
+from .training import default_device, train
+
+
+def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
+    """Sorted indices of `per_class` images of every class, drawn without replacement from (seed, class): a larger draw holds the smaller one.
+
+    A class with fewer images gives all it has. Raises ValueError when `per_class` is less than 1.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class = {per_class}: draw at least one image of every class")
+    chosen = []
+    for label in labels.unique().tolist():
+        of_class = (labels == label).nonzero().flatten()
+        generator = torch.Generator().manual_seed(seed * 100_003 + label)
+        chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:per_class]])
+    return torch.cat(chosen).sort().values
+
+
+def resized(images: Images, size: int, mean: torch.Tensor, std: torch.Tensor, gain: float) -> Images:
+    """The images shrunk so that the crop of `images.size` becomes one of `size` pixels, normalised anew; masks and keypoints are left behind."""
+    from torchvision.transforms.v2.functional import resize
+
+    sides = [round(side * size / images.size) for side in images.pixels.shape[-2:]]
+    pixels = torch.cat([resize(part, sides, antialias=True) for part in images.pixels.split(512)])
+    return Images(pixels, images.labels, images.classes, size, mean, std, gain, images.names)
+
+
+def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0) -> Data:
+    """The data with crops of `size` pixels instead of `data.train.size`; mean and std by the rule `normalise`, of the small training images.
+
+    Raises ValueError when `size` exceeds the side of the data's crops, since enlarging adds nothing.
+    """
+    if not 0 < size <= data.train.size:
+        raise ValueError(f"size = {size}: choose a side from 1 to {data.train.size} pixels, that of the profile's images")
+    if normalise == "imagenet":
+        mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
+    else:
+        mean, std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    parts = [resized(split, size, mean, std, gain) for split in (data.train, data.val, data.test)]
+    if normalise != "imagenet":
+        train = parts[0]
+        middle = train.corner[0]
+        mean, std = _statistics(train.pixels, torch.arange(len(train)), slice(middle, middle + size), normalise == "pixel")
+        for split in parts:
+            split.mean, split.std = mean, std
+    return Data(*parts, data.classes)
+
+
+def variant(profile: Profile, name: str, data: Data, model: ModelConfig, training: TrainingConfig, seed: int) -> Profile:
+    """The profile `<profile>/<name>`: another net, recipe and seed, on the crops of `data`, with a runs folder of its own."""
+    images = data.train
+    config = dataclasses.replace(profile.data, size=images.size, resize=images.pixels.shape[-1], gain=images.gain)
+    return dataclasses.replace(profile, name=f"{profile.name}/{name}", seed=seed, data=config, model=model, training=training)
+
+
+def trained_quietly(own: Profile, data: Data) -> nn.Module:
+    """The variant's net, trained now unless it is there, in eval mode, on the GPU where there is one; an epoch leaves no line, as the experiment counts nets."""
+    train(own, data, progress=False)
+    return load_model(own).to(default_device())
