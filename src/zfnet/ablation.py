@@ -2,6 +2,7 @@
 
     errors = ablate(profile, data)              # {"alexnet": (seeds, 4), "alexnet-without-3-4": …}
     rows = table(errors)                        # mean and standard deviation over the seeds, beside the paper's numbers
+    changes(errors)["alexnet-without-6-7"]      # against the unchanged net, in percentage points: ours, its deviation, the paper's
 
 The removal rows are of Krizhevsky's net, the width rows of both nets (paper, section 4.3). All nets see the same small images, at `profile.ablation`'s
 widths. Errors of training and validation images are measured alike: by a forward pass on the centre crop, without dropout, once the net is trained.
@@ -19,7 +20,7 @@ from . import provenance
 from .data import Data
 from .profiles import AblationConfig, ModelConfig, Profile, TrainingConfig
 from .training import evaluate, weights_key
-from .variants import draw, smaller, trained_quietly, variant
+from .variants import draw, mean_std, smaller, trained_quietly, variant
 
 PLAIN, WIDE = (96, 256, 384, 384, 256), (96, 256, 512, 1024, 512)
 COLUMNS = ("train", "val", "val_top5", "test")
@@ -71,7 +72,7 @@ def ablation_data(profile: Profile, data: Data) -> Data:
     """
     config = profile.ablation
     if profile.training is None:
-        raise ValueError(f"profile {profile.name!r} is of a pretrained net, and Table 3 trains its nets: choose a profile with a `training:` section, such as demo")
+        raise ValueError(f"profile {profile.name!r} is of a pretrained net, but Table 3 trains its own: choose one with a `training:` section, such as demo")
     per_class = config.images // len(data.classes)
     if not per_class:
         raise ValueError(f"ablation.images = {config.images}: fewer than the {len(data.classes)} classes; raise it in profile {profile.name!r}")
@@ -113,16 +114,27 @@ def _errors(own: Profile, small: Data) -> torch.Tensor:
     return tensors["errors"]
 
 
-def spread(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and sample standard deviation over the first dimension; the latter is NaN where there is but one value."""
-    return values.mean(0), values.std(0) if len(values) > 1 else torch.full_like(values[0], float("nan"))
+def changes(errors: dict[str, torch.Tensor], column: str = "val", rows: Sequence[Row] = ROWS) -> dict[str, tuple[float, float, float]]:
+    """What a change does to the error in `column` ("train", "val" or "val_top5"), in percentage points: {row.key: (mean, deviation, the paper's)}.
+
+    Row minus the unchanged net, seed by seed, as both start from the same seed; the unchanged nets themselves are left out.
+    """
+    choices = COLUMNS[:3]
+    if column not in choices:
+        raise ValueError(f"column = {column!r}: choose one of {', '.join(choices)}, which Table 3 has")
+    at, plain, found = choices.index(column), {row.key: row for row in rows if row.key == row.net}, {}
+    for row in rows:
+        if row.key != row.net:
+            mean, std = mean_std(100 * (errors[row.key][:, at] - errors[row.net][:, at]))
+            found[row.key] = mean.item(), std.item(), round(row.paper[at] - plain[row.net].paper[at], 1)
+    return found
 
 
 def table(errors: dict[str, torch.Tensor], rows: Sequence[Row] = ROWS) -> list[dict[str, object]]:
     """Table 3, one mapping per row: our errors in per cent, mean and standard deviation over the seeds, and the paper's."""
     lines = []
     for row in rows:
-        mean, std = spread(100 * errors[row.key])
+        mean, std = mean_std(100 * errors[row.key])
         line: dict[str, object] = {"row": row.key, "net": row.net, "change": row.title}
         for i, name in enumerate(COLUMNS):
             line |= {f"{name}_error": round(mean[i].item(), 2), f"{name}_std": round(std[i].item(), 2)}

@@ -71,6 +71,11 @@ def variant(profile: Profile, name: str, data: Data, model: ModelConfig, trainin
 
 
 def trained_quietly(own: Profile, data: Data) -> nn.Module:
-    """The variant's net, trained now unless it is there, in eval mode, on the GPU where there is one; an epoch leaves no line, as the experiment counts nets."""
+    """The variant's net, trained now unless it is there, in eval mode, on the GPU where there is one; no line per epoch, as the experiment counts nets."""
     train(own, data, progress=False)
     return load_model(own).to(default_device())
+
+
+def mean_std(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and sample standard deviation over the first dimension; the latter is NaN where there is but one value."""
+    return values.mean(0), values.std(0) if len(values) > 1 else torch.full_like(values[0], float("nan"))

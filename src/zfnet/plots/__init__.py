@@ -1,14 +1,16 @@
 """Every panel and grid of the figures: `plots.top9_figure(…)`, `plots.save_figure(figure, profile, "02_layer1_top9")`."""
 
+from .ablation import ablation_figure
 from .filters import filters_figure
 from .occlusion import occlusion_figure
 from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred, to_rgb
 from .saving import fingerprint, save_figure, save_table
 from .top9 import channels_figure, one_image_figure, random_maps, spread, top9_figure, top9_tiles
 from .training import confusion_figure, predictions_figure, training_figure
+from .transfer import transfer_figure
 
 __all__ = [
-    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "filters_figure", "fingerprint", "mosaic",
-    "occlusion_figure", "one_image_figure", "predictions_figure", "random_maps", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb",
-    "top9_figure", "top9_tiles", "training_figure",
+    "PERCENTILE", "ablation_figure", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "crop_field", "filters_figure", "fingerprint",
+    "mosaic", "occlusion_figure", "one_image_figure", "predictions_figure", "random_maps", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb",
+    "top9_figure", "top9_tiles", "training_figure", "transfer_figure",
 ]  # fmt: skip
