@@ -59,6 +59,36 @@ def test_a_folder_is_decoded_split_and_named(folder):
             assert np.abs(split.pixels[i].permute(1, 2, 0).numpy().astype(int) - np.array(expected)).max() <= 1
 
 
+@pytest.mark.parametrize("normalise", ["channel", "pixel"])
+def test_files_that_do_not_fit_into_memory_give_the_same_images(root, normalise):
+    for label in ("cat", "dog"):
+        for i in range(220):  # enough parts for worker processes
+            photo(root / "images" / label / f"{i:02d}.png", 14 + i % 5, 17, i)
+    (root / "images" / "dog" / "broken.png").write_bytes(b"")
+    config = {"source": "folder", "root": "images", "resize": 12, "size": 9, "normalise": normalise}
+    with pytest.warns(UserWarning, match="1 of 441 images"):
+        kept = load_data(profile(**config))
+    with pytest.warns(UserWarning, match="1 of 441 images"):
+        streamed = load_data(profile(**config, memory=1e-9))
+    assert (root / "runs" / "p" / "data.safetensors").stat().st_size < 100_000  # labels and names, no pixels
+    for one, other in zip((kept.train, kept.val, kept.test), (streamed.train, streamed.val, streamed.test), strict=True):
+        assert isinstance(other.pixels, data.Files) and other.pixels.shape == one.pixels.shape and other.names == one.names
+        assert torch.equal(one.labels, other.labels) and torch.equal(one.mean, other.mean) and torch.equal(one.std, other.std)
+        some = torch.tensor([len(one) - 1, 0, 2])
+        assert torch.equal(one.batch(some), other.batch(some)) and torch.equal(one.subset(some).pixels, other.subset(some).pixels[torch.arange(3)])
+        for (i, x, y), (j, u, v) in zip(data.batches(one, 7), data.batches(other, 7), strict=True):
+            assert torch.equal(i, j) and torch.equal(x, u) and torch.equal(y, v)
+
+
+def test_a_file_that_disappears_is_named(root):
+    for i in range(30):
+        photo(root / "images" / "cat" / f"{i:02d}.png", 14, 17, i)
+    found = load_data(profile(source="folder", root="images", resize=12, size=9, memory=1e-9))
+    (root / "images" / found.val.names[0]).unlink()
+    with pytest.raises(OSError, match=f"{found.val.names[0]} .*cannot be read any more. Start again"):
+        list(data.batches(found.val, 4))
+
+
 def test_train_and_test_folders_stay_what_they_are(root):
     for part in ("train", "test"):
         for label in "ab":

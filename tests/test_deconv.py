@@ -13,7 +13,7 @@ from torch import nn
 
 from zfnet import Deconvnet, receptive_field
 from zfnet.deconv import OVERLAP, unpool
-from zfnet.windows import pair
+from zfnet.stack import pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:Setting backward hooks on ReLU activations")
 

@@ -7,9 +7,12 @@ import copy
 import captum.attr
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from nets import stacks
 from torch import nn
 
-from zfnet import ZFNet, occlude
+from zfnet import ZFNet, occlude, occlude_all, occlusion
 
 SIZE = (26, 33)
 
@@ -201,3 +204,56 @@ def test_what_is_wrong_is_named_and_modes_come_back(model, image, arguments, mes
     with pytest.raises(ValueError, match=message):
         occlude(model, **{**good, **arguments})
     assert all(m.training for m in model.modules())
+
+
+@settings(max_examples=60, deadline=None)
+@given(stacks(), st.data())
+def test_the_incremental_pass_is_the_full_pass(drawn, data):
+    """Random nets, squares, strides and chunks: what the square cannot reach is read from the clean maps, and every number stays."""
+    features, size = drawn
+    channels = next(m for m in reversed(features) if isinstance(m, nn.Conv2d)).out_channels
+    model = nn.Sequential()
+    model.features, model.avgpool = features, nn.AdaptiveAvgPool2d(2)
+    torch.manual_seed(data.draw(st.integers(0, 10**6)))
+    model.classifier = nn.Sequential(nn.Linear(4 * channels, 5)).double()
+    image, fill = torch.randn(3, *size, dtype=torch.float64), torch.randn(3, 1, 1, dtype=torch.float64)
+    square, stride = data.draw(st.integers(1, min(size))), data.draw(st.integers(3, 9))
+    layer = data.draw(st.sampled_from([name for name, _ in features.named_children()]))
+    options = {"fill": fill, "layer": layer, "channel": 0}
+    slow = occlude(model, image, 0, square, stride, incremental=False, **options)
+    fast = occlude(model, image, 0, square, stride, incremental=True, batch_size=data.draw(st.integers(1, 40)), **options)
+    assume(slow.logits.isfinite().all())  # a pooling window of padding alone is -inf
+    assert torch.allclose(fast.logits, slow.logits, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(fast.activity, slow.activity, rtol=1e-9, atol=1e-9 * slow.activity.abs().max().item())
+    assert torch.equal(fast.tops, slow.tops) and torch.equal(fast.lefts, slow.lefts)
+
+
+@pytest.mark.parametrize(("size", "square", "expected"), [(224, 32, True), (96, 80, False)])
+def test_the_cheaper_pass_is_chosen(size, square, expected, monkeypatch):
+    """At 224 px a 32 px square changes a quarter of the work; at 96 px an 80 px square changes nearly all of it."""
+    model, taken = ZFNet(3, input_size=size, fc=(4,)).eval(), []
+    for name in ("_incremental", "_whole"):
+        kept = getattr(occlusion, name)
+        monkeypatch.setattr(occlusion, name, lambda *a, name=name, kept=kept: taken.append(name) or kept(*a))
+    occlude(model, torch.randn(3, size, size), 0, square, 24)
+    assert set(taken) == {"_incremental" if expected else "_whole"}
+
+
+def test_a_batch_of_images_is_each_image_in_turn():
+    torch.manual_seed(0)
+    model = ZFNet(3, input_size=64, fc=(4,)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    for found, image, target in zip(occlude_all(model, images, torch.tensor([2, 0]), 20, 16), images, (2, 0), strict=True):
+        assert found.target == target and torch.equal(found.logits, occlude(model, image, target, 20, 16).logits)
+    with pytest.raises(ValueError, match="2 images, but 1 targets"):
+        occlude_all(model, images, [0], 20, 16)
+
+
+def test_a_net_of_fewer_layers_follows_its_last_and_a_bad_fill_is_named():
+    model = nn.Sequential()
+    model.features, model.avgpool, model.classifier = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 2)
+    assert occlude(model, torch.randn(3, 9, 9), 0, 3, 3).layer == "1"
+    with pytest.raises(ValueError, match=r"fill of shape \(5,\) does not broadcast to the image's \(3, 9, 9\)"):
+        occlude(model, torch.randn(3, 9, 9), 0, 3, 3, fill=torch.zeros(5))
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        occlude(model, torch.randn(3, 9, 9), 0, 3, 3, batch_size=0)

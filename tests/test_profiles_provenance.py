@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from zfnet import load_profile, plots, profile_names, provenance, receptive_field
+from zfnet import Deconvnet, TopActivations, load_profile, plots, profile_names, provenance, receptive_field
 from zfnet.__main__ import main
+from zfnet.data import Images
 from zfnet.models import ZFNet
 from zfnet.notebooks import clean
 from zfnet.profiles import Profile
+from zfnet.shapes import CLASSES, make_shapes
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -110,6 +112,30 @@ def test_patches_are_the_receptive_field_white_beyond_the_border():
     assert middle.shape == (27, 27, 3) and np.array_equal(middle, picture[top:bottom, left:right])
     corner = plots.crop_field(picture, field, 0, 0)
     assert (corner[0] == 1).all() and (corner[:, 0] == 1).all() and np.array_equal(corner[1:, 1:], picture[:26, :26])
+
+
+@pytest.mark.parametrize("layer", ["relu1", "relu2", "relu5"])
+def test_tiles_are_cut_from_the_projection_of_the_whole_image(layer):
+    """Corner, border and middle units, fields smaller and larger than the image: as `crop_field` of a full-size projection shows them."""
+    torch.manual_seed(0)
+    features, drawn = ZFNet(10, maps=(8, 8, 8, 8, 8), input_size=112, fc=()).eval().features, make_shapes(9, 112)
+    images = Images(drawn.images, drawn.labels, CLASSES, 112, torch.full((3, 1, 1), 120.0), torch.full((3, 1, 1), 60.0), 6.0)
+    deconvnet, field = Deconvnet(features), receptive_field(features, layer, 112)
+    maps = deconvnet.activations(images.batch(range(9)), layer)
+    channel = int(maps.amin(0).clamp_min(0).sum((1, 2)).argmax())  # one that fires almost everywhere
+    last = field.map_size[0] - 1
+    units = [(0, 0), (0, last), (last, 0), (last, last), (0, 1), (last // 2, 0), (1, last), (last // 2, last // 2), (last, 2)]
+    row, col = (x[None].expand(8, 9) for x in torch.tensor(units).unbind(1))
+    top = TopActivations(torch.ones(8, 9), torch.arange(9).expand(8, 9), row, col)
+    (tiles,), _ = plots.top9_tiles(deconvnet, images, layer, top, torch.tensor([channel]))
+    whole = deconvnet.project(images.batch(range(9)), layer, channel, torch.stack([row[0], col[0]], 1), windows=False)
+    pictures = plots.to_grey_centred(whole, plots.contrast_scale(whole))
+    shown = 0
+    for i, tile in enumerate(tiles):
+        unit = int(row[0, i]), int(col[0, i])
+        assert np.allclose(tile, plots.crop_field(pictures[i], field, *unit), atol=1e-4)
+        shown += bool((np.abs(tile - 0.5) > 1e-3)[tile < 1].any())
+    assert shown >= 5
 
 
 def test_mosaic_by_hand():

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import stacks
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from zfnet import ZFNet, receptive_field
-from zfnet.windows import pair
+from zfnet import Deconvnet, ZFNet, receptive_field, windows
+from zfnet.stack import pair
 
 NETS = {
     "ceil-mode pools": [nn.Conv2d(1, 2, 7, 2, 1), nn.MaxPool2d(3, 2, ceil_mode=True), nn.Conv2d(2, 2, 3), nn.MaxPool2d(3, 2, ceil_mode=True)],
@@ -132,3 +134,75 @@ def test_what_is_wrong_is_named():
         receptive_field(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AvgPool2d(2)), "0", 20)
     with pytest.raises(TypeError, match="expected an nn.Sequential such as model.features, got ZFNet"):
         receptive_field(ZFNet(2, maps=(1,) * 5, fc=(1,)), "relu1", 224)
+
+
+@settings(max_examples=150, deadline=None)
+@given(stacks(), st.data())
+def test_units_on_windows_are_the_same_units(drawn, data):
+    """Random nets, sizes, strides, paddings and positions: the windowed pass gives the numbers of the pass over whole images."""
+    net, size = drawn
+    layer = data.draw(st.sampled_from([name for name, _ in net.named_children()]))
+    field, seed, n = receptive_field(net, layer, size), data.draw(st.integers(0, 10**6)), data.draw(st.integers(1, 4))
+    images = torch.randn(n, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    along = [st.one_of(st.sampled_from([0, length - 1]), st.integers(0, length - 1)) for length in field.map_size]  # borders often
+    position = torch.tensor([data.draw(st.tuples(*along)) for _ in range(n)])
+    deconvnet = Deconvnet(net)
+    channels = deconvnet.activations(images, layer).shape[1]
+    channel = torch.tensor([data.draw(st.integers(0, channels - 1)) for _ in range(n)])
+    slow = deconvnet.project(images, layer, channel, position, windows=False)
+    fast = deconvnet.project(images, layer, channel, position, windows=True)
+    scale = slow.abs().amax().clamp_min(1e-12)
+    assert (fast - slow).abs().amax() <= 1e-9 * scale
+    for way in (True, False):
+        patches = deconvnet.project_patches(images, layer, channel, position, windows=way)
+        for one, pixels, (top, left), box, unit in zip(slow, patches.pixels, patches.corner.tolist(), patches.box.tolist(), position.tolist(), strict=True):
+            assert tuple(box) == field.box(*unit)
+            expected = torch.zeros_like(pixels)
+            for r in range(pixels.shape[1]):
+                for c in range(pixels.shape[2]):
+                    if 0 <= top + r < size[0] and 0 <= left + c < size[1]:
+                        expected[:, r, c] = one[:, top + r, left + c]
+            assert (pixels - expected).abs().amax() <= 1e-9 * scale
+            assert expected.square().sum() == pytest.approx(float(one.square().sum()), rel=1e-12, abs=1e-30)  # nothing lies outside the patch
+
+
+def test_multiply_adds_are_those_that_pytorch_counts():
+    net = ZFNet(10, fc=(8, 8)).eval().features
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 3, 224, 224))
+    assert windows.multiply_adds(list(net), windows.map_sizes(net, (224, 224))) * 2 == counter.get_total_flops()
+    assert counter.get_total_flops() == pytest.approx(2 * 1.109e9, rel=1e-3)  # as counted for the paper's net
+    stages = windows.plan(net, "relu3", 224, torch.tensor([[5, 5]]))
+    deconvnet, image = Deconvnet(net), torch.zeros(1, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter:
+        deconvnet.project_patches(image, "relu3", 0, (5, 5), windows=True)
+    up = windows.multiply_adds([stage.module for stage in stages], [stage.size for stage in stages[1:]] + [(1, 1)])
+    assert 2 * 2 * up <= counter.get_total_flops() <= 2 * 2 * up * 1.3  # down as up, and the zero taps of conv1's phases
+
+
+@pytest.mark.parametrize(("net", "size", "expected"), [
+    (ZFNet(10, fc=(8, 8)), 224, {"relu1": True, "relu2": True, "relu3": True, "relu4": True, "relu5": True}),
+    (ZFNet(10, input_size=96, fc=(8, 8)), 96, {"relu1": True, "relu2": True, "relu3": True, "relu4": False, "relu5": False}),
+], ids=["224 px", "96 px"])  # fmt: skip
+def test_the_cheaper_way_is_chosen(net, size, expected):
+    """By the multiply-adds that PyTorch counts for both: windows where they are fewer by a third, whole images elsewhere."""
+    deconvnet, image = Deconvnet(net.eval().features), torch.zeros(1, 3, size, size)
+    for layer, pays in expected.items():
+        counted = {}
+        for way in (True, False, None):
+            with FlopCounterMode(display=False) as counter:
+                deconvnet.project(image, layer, 0, (2, 2), windows=way)
+            counted[way] = counter.get_total_flops()
+        assert counted[None] == counted[pays], layer
+        assert counted[pays] < counted[not pays] * (1 if pays else 1.35), (layer, counted)
+
+
+def test_windows_refuse_where_they_cannot_be_exact():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 2))
+    deconvnet, image = Deconvnet(net), torch.randn(1, 3, 20, 20)
+    with pytest.raises(ValueError, match="windows = True needs a position and overlap = 'add'"):
+        deconvnet.project(image, "2", 0, (1, 1), overlap="max", windows=True)
+    with pytest.raises(ValueError, match="windows = True needs a position"):
+        deconvnet.project(image, "2", 0, windows=True)
+    with pytest.raises(ValueError, match="a patch is the receptive field of a unit"):
+        deconvnet.project_patches(image, "2", 0, None)

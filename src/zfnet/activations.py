@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Images, batches
-from .deconv import Deconvnet, forward_layer
+from .deconv import Deconvnet
 from .profiles import Profile
-from .windows import check_supported, layers_up_to
+from .stack import check_supported, forward_layer, layers_up_to
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class TopUnits:
     channel: torch.Tensor
     row: torch.Tensor
     col: torch.Tensor
+
+
+def first_maximum(maps: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The lowest flat position, row by row, at which each of maps (M, h, w) has its maximum `value` (M,): int64 (M,)."""
+    here = maps.flatten(1) == value[:, None]
+    return torch.where(here, torch.arange(here.shape[1], device=here.device), here.shape[1]).amin(1)
 
 
 def merge(value: torch.Tensor, image: torch.Tensor, position: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -69,18 +75,13 @@ def scan(features: nn.Sequential, dataset, layers: str | Sequence[str], k: int =
     tables: dict[str, tuple[torch.Tensor, ...]] = {}
     widths: dict[str, int] = {}
     bar = tqdm(total=len(dataset), desc="scan", unit="image", leave=False, disable=None if progress else True)
-    for indices, images, _ in batches(dataset, batch_size):
+    for indices, images, _ in batches(dataset, batch_size, device):
         x = images.to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
         for name, module in stack:
-            x = forward_layer(module, x)
-            if name not in layers:
-                continue
-            widths[name] = x.shape[-1]
-            best, where = x.flatten(2).max(2)
-            found = best.T, indices.to(device).expand(best.shape[1], -1), where.T
-            if name in tables:
-                found = tuple(torch.cat(both, 1) for both in zip(tables[name], found, strict=True))
-            tables[name] = merge(*found, k)
+            x = forward_layer(module, x, inplace=x is not images)
+            if name in layers:
+                widths[name] = x.shape[-1]
+                tables[name] = _enter(tables.get(name), x, indices.to(device), k)
         bar.update(len(indices))
     bar.close()
     result = {}
@@ -88,6 +89,19 @@ def scan(features: nn.Sequential, dataset, layers: str | Sequence[str], k: int =
         value, image, where = (table.cpu() for table in tables[name])
         result[name] = TopActivations(value, image, where // widths[name], where % widths[name])
     return result
+
+
+def _enter(table: tuple[torch.Tensor, ...] | None, maps: torch.Tensor, images: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer's table with the next images' maps (B, C, h, w) entered. Only the few maps that make it into the table are searched for their maximum."""
+    best = maps.amax((2, 3)).T
+    found = best, images.expand(best.shape), (-1 - torch.arange(best.shape[1], device=maps.device)).expand(best.shape)  # negative: row in this batch
+    if table is not None:
+        found = tuple(torch.cat(both, 1) for both in zip(table, found, strict=True))
+    value, image, position = merge(*found, k)
+    channel, place = (position < 0).nonzero(as_tuple=True)
+    row = -1 - position[channel, place]
+    position[channel, place] = first_maximum(maps[row, channel], value[channel, place])
+    return value, image, position
 
 
 def top_units(deconvnet: Deconvnet, image: torch.Tensor, layer: str, k: int = 9) -> TopUnits:
@@ -109,7 +123,7 @@ def strongest_channel(deconvnet: Deconvnet, images: torch.Tensor, layer: str) ->
 def load_scan(profile: Profile, model: nn.Module, images: Images, layers: Sequence[str], k: int = 9) -> dict[str, TopActivations]:
     """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now."""
     weights = provenance.tensors_hash(model.features.state_dict())
-    key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "deconv", "windows"))
+    key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "stack"))
 
     def build():
         found = scan(model.features, images, layers, k, progress=True)

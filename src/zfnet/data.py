@@ -1,5 +1,7 @@
 """Data: the built-in shapes, CIFAR-10, Caltech-101, or a folder of images; decoded once, kept as uint8, cropped and normalised on demand.
 
+A folder that would take more memory than `data: memory:` allows stays in its files: worker processes decode them when they are needed.
+
     data = load_data(load_profile("demo"))
     data.val.batch([0, 1, 2])       # network input, float32 (3, 3, S, S)
     data.val.pictures([0, 1, 2])    # the same crops as pixels, uint8 (3, 3, S, S)
@@ -9,6 +11,7 @@ Layouts of a folder: CLASS/image, or train/CLASS/image and test/CLASS/image.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,10 +29,80 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's statistics, of pixels in 0..1
 
 
-class Images(torch.utils.data.Dataset):
-    """Images in memory and how they become network input: (pixel - mean) / std * gain on centre crops of side `size`.
+class Files:
+    """Image files in the place of a tensor uint8 (N, 3, side, side): `files[indices]` decodes those. entries: (name, bytes, modification time)."""
 
-    pixels uint8 (N, 3, H, W); labels int64 (N,); classes: names by label; mean and std in pixel units 0..255, broadcast against (3, S, S);
+    dtype, ndim = torch.uint8, 4
+
+    def __init__(self, root: Path, entries: Sequence[tuple[str, int, int]], side: int):
+        self.root, self.entries, self.side = root, entries, side
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), 3, self.side, self.side))
+
+    def __getitem__(self, key) -> torch.Tensor:
+        indices, *crop = key if isinstance(key, tuple) else (key,)
+        return self.intact(*self.read(indices))[(slice(None), *crop)]
+
+    def intact(self, pixels: torch.Tensor, broken: dict[int, str]) -> torch.Tensor:
+        """The pixels that `read` found; OSError where some file has become unreadable."""
+        if broken:
+            raise OSError(f"{self.root}: {'; '.join(broken.values())} cannot be read any more. Start again: a changed folder is looked through anew")
+        return pixels
+
+    def read(self, indices: torch.Tensor) -> tuple[torch.Tensor, dict[int, str]]:
+        """Images uint8 (B, 3, side, side), black where one is unreadable, and what is wrong with those: {index: message}."""
+        pixels, broken = torch.zeros(len(indices), 3, self.side, self.side, dtype=torch.uint8), {}
+        for row, index in zip(pixels, indices.tolist(), strict=True):
+            name = self.entries[index][0]
+            try:
+                row.copy_(read_image(self.root / name, self.side))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                broken[index] = f"{name} ({error})"
+        return pixels, broken
+
+    def select(self, indices: torch.Tensor) -> Files:
+        return Files(self.root, [self.entries[i] for i in indices.tolist()], self.side)
+
+
+class _Reader(torch.utils.data.Dataset):
+    """One item per part of the files."""
+
+    def __init__(self, read, parts):
+        self.read, self.parts = read, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, n: int):
+        return self.read(self.parts[n])
+
+
+def _ahead(read, parts: Sequence[torch.Tensor]) -> Iterator:
+    """read(part) for each part in order, worked out ahead by as many processes as there are cores, up to eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(8, cores) if len(parts) > 4 else 0
+    own = torch.Generator()  # or the loader would draw from the global one, and dropout would differ from a run in memory
+    return iter(torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own))
+
+
+def read_ahead(pixels: torch.Tensor | Files, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For each part (indices) in turn a tensor of images and the part's rows in it: the images themselves in memory, decoded parts of files."""
+    if isinstance(pixels, Files):
+        for part, found in zip(parts, _ahead(pixels.read, parts), strict=True):
+            yield pixels.intact(*found), torch.arange(len(part))
+    else:
+        yield from ((pixels, part) for part in parts)
+
+
+class Images(torch.utils.data.Dataset):
+    """Images and how they become network input: (pixel - mean) / std * gain on centre crops of side `size`.
+
+    pixels uint8 (N, 3, H, W), a tensor or `Files`; labels int64 (N,); classes: names by label; mean and std in pixel units 0..255, broadcast against (3, S, S);
     masks bool (N, H, W) and keypoints {name: (N, 2) row, col} in stored pixels where the source knows them (the shapes), else None.
     """
 
@@ -54,9 +127,10 @@ class Images(torch.utils.data.Dataset):
         return (self.pixels.shape[-2] - self.size) // 2, (self.pixels.shape[-1] - self.size) // 2
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (…, 3, S, S) to network input, float32, on the pixels' device."""
+        """uint8 (…, 3, S, S) to network input, float32 (a batch in channels_last), on the pixels' device."""
         mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
-        return (pixels.float() - mean) * (self.gain / std)
+        layout = torch.channels_last if pixels.ndim == 4 else torch.preserve_format
+        return pixels.to(torch.float32, memory_format=layout).sub_(mean).mul_(self.gain / std)
 
     def pictures(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Centre crops as pixels, uint8 (B, 3, S, S)."""
@@ -79,13 +153,18 @@ class Images(torch.utils.data.Dataset):
         names = [self.names[i] for i in indices.tolist()] if self.names else None
         masks = self.masks[indices] if self.masks is not None else None
         points = {k: v[indices] for k, v in self.keypoints.items()} if self.keypoints else None
-        return Images(self.pixels[indices], self.labels[indices], self.classes, self.size, self.mean, self.std, self.gain, names, masks, points)
+        pixels = self.pixels.select(indices) if isinstance(self.pixels, Files) else self.pixels[indices]
+        return Images(pixels, self.labels[indices], self.classes, self.size, self.mean, self.std, self.gain, names, masks, points)
 
     @property
     def fingerprint(self) -> str:
-        """A key of every pixel and label, and of how they become input."""
-        state = {"pixels": self.pixels, "labels": self.labels, "mean": self.mean, "std": self.std}
-        return provenance.key_of(provenance.tensors_hash(state), self.gain, self.size)
+        """A key of every pixel (of files: name, size and time) and label, and of how they become input."""
+        state, files = {"labels": self.labels, "mean": self.mean, "std": self.std}, None
+        if isinstance(self.pixels, Files):
+            files = self.pixels.entries, self.pixels.side
+        else:
+            state["pixels"] = self.pixels
+        return provenance.key_of(provenance.tensors_hash(state), self.gain, self.size, files)
 
 
 @dataclass(frozen=True)
@@ -121,11 +200,18 @@ def ten_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
     return torch.stack(crops_of(pixels, [size, size]), dim=1)
 
 
-def batches(dataset, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order; `Images` take the direct way."""
+def batches(dataset, batch_size: int, device: torch.device | str = "cpu") -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order.
+
+    `Images` take the direct way: bytes travel to the device, from pinned memory, and become inputs there.
+    """
     if isinstance(dataset, Images):
-        for indices in torch.arange(len(dataset)).split(batch_size):
-            yield indices, dataset.batch(indices), dataset.labels[indices]
+        cuda, parts = torch.device(device).type == "cuda", torch.arange(len(dataset)).split(batch_size)
+        (top, left), size = dataset.corner, dataset.size
+        for indices, (pixels, rows) in zip(parts, read_ahead(dataset.pixels, parts), strict=True):
+            pixels = pixels[rows, :, top : top + size, left : left + size]
+            pixels = pixels.pin_memory().to(device, non_blocking=True) if cuda else pixels.to(device)
+            yield indices, dataset.normalise(pixels), dataset.labels[indices]
         return
     seen = 0
     for images, labels in torch.utils.data.DataLoader(dataset, batch_size):
@@ -142,37 +228,48 @@ def load_data(profile: Profile) -> Data:
     listing = _listing(profile)
     key = provenance.key_of(config, profile.seed, listing, provenance.code_version("data", "shapes"))
     tensors, meta = provenance.artefact(profile.data_file, key, lambda: _decode(profile, listing))
-    classes = tuple(meta["classes"])
     keypoints = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")} or None
-    train = tensors["train"]
-    middle = (config.resize - config.size) // 2
+    classes, names = tuple(meta["classes"]), meta["names"]
+    pixels = tensors.get("pixels")
+    if pixels is None:
+        found = {entry[0]: entry for entry in listing}
+        pixels = Files(profile.data_root, [found[name] for name in names], config.resize)
+    splits, start = [], 0
+    for length in meta["lengths"]:
+        part = slice(start, start + length)
+        points = {name: values[part] for name, values in keypoints.items()} if keypoints else None
+        own = Files(pixels.root, pixels.entries[part], pixels.side) if isinstance(pixels, Files) else pixels[part]
+        masks = tensors["masks"][part] if "masks" in tensors else None
+        splits.append(Images(own, tensors["labels"][part], classes, config.size, tensors["mean"], tensors["std"], config.gain,
+                             names and names[part], masks, points))  # fmt: skip
+        start += length
+    return Data(*splits, classes)
+
+
+def _statistics(pixels: torch.Tensor | Files, config: DataConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the training images' centre crops: per channel, or the mean per pixel and std 1 (paper, section 3)."""
     if config.normalise == "imagenet":
         mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
-    else:
-        mean, std = _statistics(tensors["pixels"], train, slice(middle, middle + config.size), config.normalise == "pixel")
-    everything = Images(tensors["pixels"], tensors["labels"], classes, config.size, mean, std, config.gain, meta["names"], tensors.get("masks"), keypoints)
-    return Data(*(everything.subset(tensors[split]) for split in ("train", "val", "test")), classes)
-
-
-def _statistics(pixels, train, crop: slice, per_pixel: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the training images' centre crops: per channel, or the mean per pixel and std 1 (paper, section 3)."""
-    total = torch.zeros(3, crop.stop - crop.start, crop.stop - crop.start, dtype=torch.float64)
+        return mean, std
+    middle = (config.resize - config.size) // 2
+    crop = slice(middle, middle + config.size)
+    total = torch.zeros(3, config.size, config.size, dtype=torch.float64)
     squares = torch.zeros(3, dtype=torch.float64)
-    for part in train.split(512):
-        values = pixels[part][:, :, crop, crop].double()
+    for part, rows in read_ahead(pixels, torch.arange(len(pixels)).split(128)):
+        values = part[rows][:, :, crop, crop].double()
         total += values.sum(0)
         squares += values.square().sum((0, 2, 3))
-    if per_pixel:
-        return (total / len(train)).float(), torch.ones(3, 1, 1)
-    mean = total.mean((1, 2)) / len(train)
-    std = (squares / (len(train) * total[0].numel()) - mean.square()).clamp_min(1e-6).sqrt()
+    if config.normalise == "pixel":
+        return (total / len(pixels)).float(), torch.ones(3, 1, 1)
+    mean = total.mean((1, 2)) / len(pixels)
+    std = (squares / (len(pixels) * total[0].numel()) - mean.square()).clamp_min(1e-6).sqrt()
     return mean.float().view(3, 1, 1), std.float().view(3, 1, 1)
 
 
-def _split(labels: torch.Tensor, config: DataConfig, seed: int, official_test: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """Indices of train, val and test, drawn class by class so that every class is in each; test is the official one where there is one."""
+def _split(labels: torch.Tensor, config: DataConfig, seed: int, official_test: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    """Indices of train, val and test in turn, drawn class by class so that every class is in each; test is the official one where there is one."""
     generator = torch.Generator().manual_seed(seed)
-    parts: dict[str, list[torch.Tensor]] = {"train": [], "val": [], "test": []}
+    train, val, test = [], [], []
     for label in labels.unique().tolist():
         of_class = (labels == label).nonzero().flatten()
         own_test = None
@@ -186,10 +283,10 @@ def _split(labels: torch.Tensor, config: DataConfig, seed: int, official_test: t
             own_test, order = order[:n_test], order[n_test:]
         order = order[: config.train_per_class]
         n_val = max(1, round(len(order) * config.validation)) if len(order) > 1 else 0
-        parts["val"].append(order[:n_val])
-        parts["train"].append(order[n_val:])
-        parts["test"].append(own_test[: config.test_per_class])
-    return {name: torch.cat(part).sort().values for name, part in parts.items()}
+        val.append(order[:n_val])
+        train.append(order[n_val:])
+        test.append(own_test[: config.test_per_class])
+    return tuple(torch.cat(part).sort().values for part in (train, val, test))
 
 
 def _listing(profile: Profile) -> list:
@@ -212,19 +309,26 @@ def _is_folder(root: Path) -> bool:
 
 
 def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], dict]:
+    """The images in the order train, val, test, what belongs to them, and the training images' statistics; no pixels where they exceed the memory."""
     config = profile.data
-    masks = keypoints = names = official = None
+    own, names, official = {}, None, None
     if config.source == "shapes":
         made = shapes.make_shapes(config.count, config.resize, profile.seed)
-        pixels, labels, masks, keypoints, classes = made.images, made.labels, made.masks, made.keypoints, shapes.CLASSES
+        pixels, labels, classes = made.images, made.labels, shapes.CLASSES
+        own = {"masks": made.masks, **{f"keypoints/{name}": points for name, points in made.keypoints.items()}}
     elif listing:
-        pixels, labels, classes, names, official = _read_folder(profile.data_root, [entry[0] for entry in listing], config.resize)
+        pixels, labels, classes, names, official = _read_folder(Files(profile.data_root, listing, config.resize), config.memory)
     else:
         pixels, labels, classes, official = _read_torchvision(profile)
-    tensors = {"pixels": pixels, "labels": labels, **_split(labels, config, profile.seed, official)}
-    if masks is not None:
-        tensors |= {"masks": masks, **{f"keypoints/{name}": points for name, points in keypoints.items()}}
-    return tensors, {"classes": list(classes), "names": names}
+    parts = _split(labels, config, profile.seed, official)
+    order = torch.cat(parts)
+    pixels = pixels.select(order) if isinstance(pixels, Files) else pixels[order]
+    mean, std = _statistics(pixels.select(torch.arange(len(parts[0]))) if isinstance(pixels, Files) else pixels[: len(parts[0])], config)
+    tensors = {"labels": labels[order], "mean": mean, "std": std, **{name: tensor[order] for name, tensor in own.items()}}
+    if isinstance(pixels, torch.Tensor):
+        tensors["pixels"] = pixels
+    names = [names[i] for i in order.tolist()] if names else None
+    return tensors, {"classes": list(classes), "names": names, "lengths": [len(part) for part in parts]}
 
 
 def read_image(path: Path, side: int) -> torch.Tensor:
@@ -234,27 +338,33 @@ def read_image(path: Path, side: int) -> torch.Tensor:
         return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
 
 
-def _read_folder(root: Path, names: list[str], side: int):
-    """Decode every image of a folder; a split folder's name (train, test) is not part of the class."""
+def _read_folder(files: Files, memory: float):
+    """Decode every image of a folder, to keep it or to know that it can be read; a split folder's name (train, test) is not part of the class."""
+    root, names = files.root, [entry[0] for entry in files.entries]
     split = (root / "train").is_dir() and (root / "test").is_dir()
     parents = [Path(name).parts[:-1] for name in names]
     of = ["/".join(parts[1:] if split else parts) or "images" for parts in parents]
-    pixels, kept, broken = [], [], []
-    for i, name in enumerate(tqdm(names, desc="decoding", unit="image", disable=None, leave=False)):
-        try:
-            pixels.append(read_image(root / name, side))
-            kept.append(i)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            broken.append(f"{name} ({error})")
+    fits = files.shape.numel() <= memory * 2**30
+    pixels = torch.empty(files.shape, dtype=torch.uint8) if fits else None
+    broken, parts = {}, torch.arange(len(names)).split(64)
+    with tqdm(total=len(names), desc="decoding", unit="image", disable=None, leave=False) as bar:
+        for part, (found, unreadable) in zip(parts, _ahead(files.read, parts), strict=True):
+            if fits:
+                pixels[part] = found
+            broken |= unreadable
+            bar.update(len(part))
     if broken:
-        message = f"{len(broken)} of {len(names)} images in {root} cannot be read: {'; '.join(broken[:5])}"
+        message = f"{len(broken)} of {len(names)} images in {root} cannot be read: {'; '.join(list(broken.values())[:5])}"
         if len(broken) > 0.01 * len(names):
             raise ValueError(message + ". More than 1 %: repair or remove them")
         warnings.warn(message + ". Skipped", stacklevel=2)
-    classes = sorted({of[i] for i in kept})
-    labels = torch.tensor([classes.index(of[i]) for i in kept])
-    official = torch.tensor([parents[i][0] == "test" for i in kept]) if split else None
-    return torch.stack(pixels), labels, classes, [names[i] for i in kept], official
+    kept = torch.tensor([i for i in range(len(names)) if i not in broken])
+    classes = sorted({of[i] for i in kept.tolist()})
+    label = {name: n for n, name in enumerate(classes)}
+    labels = torch.tensor([label[of[i]] for i in kept.tolist()])
+    official = torch.tensor([parents[i][0] == "test" for i in kept.tolist()]) if split else None
+    images = (pixels if not broken else pixels[kept]) if fits else files.select(kept)
+    return images, labels, classes, [names[i] for i in kept.tolist()], official
 
 
 def _read_torchvision(profile: Profile):

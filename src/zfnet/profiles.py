@@ -49,6 +49,7 @@ class DataConfig:
     test: float = 0.2  # share held out for testing where the source has no test split
     train_per_class: int | None = None
     test_per_class: int | None = None
+    memory: float = 2.0  # GiB of decoded images to hold at most; a folder beyond it is decoded from its files whenever it is needed
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _convert(hint, value, where: str):
 
 def _validated(profile: Profile, where: str) -> Profile:
     data, model, training = profile.data, profile.model, profile.training
-    positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain,
+    positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain, "data.memory": data.memory,
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
                 "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}

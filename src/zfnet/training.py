@@ -19,7 +19,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import provenance
-from .data import Data, Images, load_data, random_crops, ten_crop
+from .data import Data, Files, Images, load_data, random_crops, read_ahead, ten_crop
 from .models import build_model, evaluating, load_model, save_weights
 from .profiles import Profile, TrainingConfig
 
@@ -50,9 +50,26 @@ def renormalise(model: nn.Module, limit: float) -> None:
             layer.weight.mul_((limit / rms).clamp_max(1.0))
 
 
+def forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """model(images) to the last bit, gradients too, but rectified after pooling: a maximum and a rectification commute, and pooled maps are smaller.
+
+    ReLUs run in place. For whoever wants the logits only; a net that is not features, avgpool, classifier is called as it is.
+    """
+    if not (hasattr(model, "classifier") and hasattr(model, "avgpool") and isinstance(getattr(model, "features", None), nn.Sequential)):
+        return model(images)
+    x, layers = images, list(model.features)
+    for n, layer in enumerate(layers):
+        if isinstance(layer, nn.ReLU) and isinstance(layers[n + 1] if n + 1 < len(layers) else None, nn.MaxPool2d):
+            continue
+        x = F.relu_(x) if isinstance(layer, nn.ReLU) else layer(x)
+        if n and isinstance(layer, nn.MaxPool2d) and isinstance(layers[n - 1], nn.ReLU):
+            x = F.relu_(x)
+    return model.classifier(torch.flatten(model.avgpool(x), 1))
+
+
 def train_step(model: nn.Module, optimiser: torch.optim.Optimizer, images: torch.Tensor, labels: torch.Tensor, rms: float | None) -> torch.Tensor:
     """One step on a batch; returns its logits (N, classes) before the step."""
-    logits = model(images)
+    logits = forward(model, images)
     loss = F.cross_entropy(logits, labels)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -70,10 +87,12 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
     device = next(model.parameters()).device
     found = []
     with evaluating(model):
-        for indices in torch.arange(len(images)).split(max(1, batch_size // crops)):
-            pixels = images.pictures(indices)[:, None] if crops == 1 else ten_crop(images.pixels[indices], images.size)
+        parts, (top, left) = torch.arange(len(images)).split(max(1, batch_size // crops)), images.corner
+        for indices, (stored, rows) in zip(parts, read_ahead(images.pixels, parts), strict=True):
+            centre = rows, slice(None), slice(top, top + images.size), slice(left, left + images.size)
+            pixels = stored[centre][:, None] if crops == 1 else ten_crop(stored[rows], images.size)
             inputs = images.normalise(pixels.flatten(0, 1).to(device)).contiguous(memory_format=torch.channels_last)
-            found.append(model(inputs).float().softmax(1).view(len(indices), crops, -1).mean(1).cpu())
+            found.append(forward(model, inputs).float().softmax(1).view(len(indices), crops, -1).mean(1).cpu())
     probabilities = torch.cat(found)
     loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), images.labels).item()
     best = probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
@@ -149,7 +168,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             optimiser.load_state_dict(state["optimiser"])
             if scheduler:
                 scheduler.load_state_dict(state["scheduler"])
-    pixels, labels = data.train.pixels.to(device), data.train.labels.to(device)
+    pixels, labels = data.train.pixels, data.train.labels.to(device)
+    if not isinstance(pixels, Files):
+        pixels = pixels.to(device)
     bar = tqdm(total=config.epochs * steps, initial=state["epoch"] * steps, desc=f"train {profile.name}", unit="step", disable=None if progress else True)
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         started, loss, errors, seen = time.perf_counter(), 0.0, 0, 0
@@ -157,8 +178,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         torch.manual_seed(profile.seed * 100_003 + epoch)
         model.train()
         order = torch.randperm(len(labels), generator=generator)[: steps * config.batch_size]
-        for step, indices in enumerate(order.split(config.batch_size), start=1 + (epoch - 1) * steps):
-            inputs = data.train.normalise(random_crops(pixels, indices, data.train.size, generator, config.flip))
+        parts = order.split(config.batch_size)
+        for step, (indices, (stored, rows)) in enumerate(zip(parts, read_ahead(pixels, parts), strict=True), start=1 + (epoch - 1) * steps):
+            inputs = data.train.normalise(random_crops(stored, rows, data.train.size, generator, config.flip).to(device))
             target = labels[indices.to(device)]
             logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
             if when == "batch":

@@ -10,11 +10,16 @@ following the unit down, layer by layer, and clipping at each map: a pool in cei
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
-SUPPORTED = (nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.LocalResponseNorm, nn.BatchNorm2d, nn.Dropout)
+from .stack import check_supported, layers_up_to, pair
+
+NEVER = 1 << 40  # larger than any index
 
 
 @dataclass(frozen=True)
@@ -43,31 +48,6 @@ def _follow(layers: tuple[tuple[int, ...], ...], unit: int) -> tuple[int, int]:
         taps = {start * stride - pad + n * dilation for start in seen for n in range(kernel)}
         seen = {tap for tap in taps if 0 <= tap < inputs}
     return (min(seen), max(seen) + 1) if seen else (0, 0)
-
-
-def pair(value) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def check_supported(features: nn.Sequential) -> None:
-    """TypeError, naming the module, unless every child of this nn.Sequential can be taken apart."""
-    if not isinstance(features, nn.Sequential):
-        raise TypeError(f"expected an nn.Sequential such as model.features, got {type(features).__name__}")
-    names = ", ".join(kind.__name__ for kind in SUPPORTED)
-    for name, layer in features.named_children():
-        if not isinstance(layer, SUPPORTED):
-            raise TypeError(f"{name} is a {type(layer).__name__}; supported are {names}")
-        if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
-            raise TypeError(f"{name}: padding={layer.padding!r}, padding_mode={layer.padding_mode!r}; supported is a number of zeros")
-
-
-def layers_up_to(features: nn.Sequential, layer: str) -> list[tuple[str, nn.Module]]:
-    """Named children from the first to `layer`; ValueError lists the names when there is no such layer."""
-    children = list(features.named_children())
-    names = [name for name, _ in children]
-    if layer not in names:
-        raise ValueError(f"no layer {layer!r}: choose one of {', '.join(names)}")
-    return children[: names.index(layer) + 1]
 
 
 def receptive_field(features: nn.Sequential, layer: str, input_size: int | tuple[int, int]) -> ReceptiveField:
@@ -101,3 +81,143 @@ def _outputs(n: int, kernel: int, stride: int, pad: int, dilation: int, module: 
         return room // stride + 1
     count = -(-room // stride) + 1
     return count - 1 if (count - 1) * stride >= n + pad else count
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer's input windows: `start` (N, 2) is the row and column of each window's first element in a map of `map_size`; it may be negative."""
+
+    module: nn.Module
+    start: torch.Tensor
+    size: tuple[int, int]
+    map_size: tuple[int, int]
+
+
+def blank(x: torch.Tensor, stage: Stage, fill: float) -> torch.Tensor:
+    """Put `fill` wherever a window (N, C, h, w) reaches beyond the map, in place: there the full-size pass has padding, or nothing."""
+    outside = _outside(stage.start, stage.size, stage.map_size)
+    return x if outside is None else x.masked_fill_(outside[:, None].to(x.device), fill)
+
+
+def plan(features: nn.Sequential, layer: str, input_size: int | tuple[int, int], position: torch.Tensor) -> list[Stage]:
+    """The windows that units at `position` (N, 2) of `layer` see in every map on the way, first layer first.
+
+    A window has the same size for every unit, wherever it is, so that units of any image, channel and border position share a batch.
+    """
+    field = receptive_field(features, layer, input_size)
+    geometry = list(zip(*field.chain, strict=True))
+    start, size, map_size, stages = position.cpu(), (1, 1), field.map_size, []
+    for _, module in reversed(layers_up_to(features, layer)):
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+            kernel, step, pad, dilation, map_size = zip(*geometry.pop(), strict=True)
+            start = start * torch.tensor(step) - torch.tensor(pad)
+            size = tuple((n - 1) * s + d * (k - 1) + 1 for n, s, k, d in zip(size, step, kernel, dilation, strict=True))
+        stages.append(Stage(module, start, size, map_size))
+    return stages[::-1]
+
+
+def _outside(start: torch.Tensor, size: tuple[int, int], map_size: tuple[int, int]) -> torch.Tensor | None:
+    """Which elements of the windows lie outside the map: bool (N, h, w), or None when none does."""
+    if (start >= 0).all() and (start + torch.tensor(size) <= torch.tensor(map_size)).all():
+        return None
+    rows, cols = (start[:, axis, None] + torch.arange(size[axis]) for axis in (0, 1))
+    return ((rows < 0) | (rows >= map_size[0]))[:, :, None] | ((cols < 0) | (cols >= map_size[1]))[:, None, :]
+
+
+def cut(maps: torch.Tensor, start: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Windows (N, C, *size) of maps (N, C, H, W) from row and column `start` (N, 2) on, zero outside the map."""
+    windows = maps.new_zeros(*maps.shape[:2], *size).contiguous(memory_format=torch.channels_last)
+    for source, target, here, there in _overlaps(maps, windows, start, size):
+        target[:, *there] = source[:, *here]
+    return windows
+
+
+def paste(windows: torch.Tensor, start: torch.Tensor, map_size: tuple[int, int]) -> torch.Tensor:
+    """The reverse of `cut`: windows (N, C, h, w) in maps (N, C, *map_size) of zeros; what lies outside is dropped."""
+    maps = windows.new_zeros(*windows.shape[:2], *map_size)
+    for target, source, there, here in _overlaps(maps, windows, start, windows.shape[-2:]):
+        target[:, *there] = source[:, *here]
+    return maps
+
+
+def _overlaps(maps, windows, start, size) -> Iterator[tuple]:
+    """Each map and its window, with the slices in either that coincide."""
+    for one, window, (top, left) in zip(maps, windows, start.tolist(), strict=True):
+        first, last = (max(0, -top), max(0, -left)), (min(size[0], maps.shape[-2] - top), min(size[1], maps.shape[-1] - left))
+        if first[0] < last[0] and first[1] < last[1]:
+            inside = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
+            yield one, window, tuple(slice(s.start + o, s.stop + o) for s, o in zip(inside, (top, left), strict=True)), inside
+
+
+def multiply_adds(stack: Sequence[nn.Module], sizes: Sequence[tuple[int, int]]) -> int:
+    """What the convolutions of a stack cost one image, or one window, on its way up; `sizes`: the output size of every layer."""
+    total = 0
+    for module, (rows, cols) in zip(stack, sizes, strict=True):
+        if isinstance(module, nn.Conv2d):
+            kernel = pair(module.kernel_size)
+            total += rows * cols * module.out_channels * (module.in_channels // module.groups) * kernel[0] * kernel[1]
+    return total
+
+
+def windows_pay(stack: Sequence[nn.Module], windows: Sequence[tuple[int, int]], maps: Sequence[tuple[int, int]], overhead: float) -> bool:
+    """Whether a pass over windows costs less than one over whole maps, given the size of every layer's output in either.
+
+    `overhead`: how many times as long a multiply-add takes in a window as in a whole map.
+    """
+    return overhead * multiply_adds(stack, windows) < multiply_adds(stack, maps)
+
+
+def map_sizes(features: nn.Sequential, input_size: tuple[int, int]) -> list[tuple[int, int]]:
+    """The size of every layer's output."""
+    last = receptive_field(features, list(features.named_children())[-1][0], input_size)
+    geometry = list(zip(*last.chain, strict=True))
+    sizes = [tuple(axis[4] for axis in both) for both in geometry] + [last.map_size]
+    counts = torch.tensor([isinstance(module, (nn.Conv2d, nn.MaxPool2d)) for module in features]).cumsum(0)
+    return [sizes[n] for n in counts.tolist()]
+
+
+def reach(features: nn.Sequential, input_size: tuple[int, int], start: torch.Tensor, size: tuple[int, int]) -> list[Stage]:
+    """What of every layer's output changes when windows of the image change: from `start` (N, 2) on, `size` (rows, columns), all inside the image.
+
+    The stages are outputs, first layer first; their windows lie inside the map and have one size, large enough for all N.
+    """
+    stages = []
+    for module, map_size in zip(features, map_sizes(features, input_size), strict=True):
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+            kernel, step, pad, dilation = (torch.tensor(pair(getattr(module, key))) for key in ("kernel_size", "stride", "padding", "dilation"))
+            limit = torch.tensor(map_size)
+            first = (start + pad - dilation * (kernel - 1) + step - 1).div(step, rounding_mode="floor").clamp_min(0)
+            end = (start + torch.tensor(size) - 1 + pad).div(step, rounding_mode="floor").add(1).minimum(limit)
+            size = tuple((end - first).amax(0).clamp_min(1).tolist())
+            start = first.minimum(limit - torch.tensor(size))
+        stages.append(Stage(module, start, size, map_size))
+    return stages
+
+
+def forward_window(module: nn.Conv2d | nn.MaxPool2d, windows: torch.Tensor) -> torch.Tensor:
+    """A convolution or pool without its padding, which the windows already hold."""
+    if isinstance(module, nn.Conv2d):
+        return F.conv2d(windows, module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
+    return F.max_pool2d(windows, module.kernel_size, module.stride, 0, module.dilation)
+
+
+def assemble(clean: torch.Tensor, changed: torch.Tensor, have: torch.Tensor, want: torch.Tensor, size: tuple[int, int], fill: float = 0.0) -> torch.Tensor:
+    """Windows of a clean map with changes laid over it.
+
+    clean (1, C, H, W): the map; changed (N, C, h, w): what replaces it from row and column `have` (N, 2) on; want (N, 2), size: the windows asked for,
+    which hold `fill` outside the map. Returns (N, C, *size) in channels_last: one gather of whole pixels.
+    """
+    channels, height, width = clean.shape[1:]
+    n, _, h, w = changed.shape
+    (row, r), (col, c) = ((want[:, axis, None] + torch.arange(size[axis]), have[:, axis, None]) for axis in (0, 1))
+    row_place = torch.where((row >= r) & (row < r + h), (row - r) * w, NEVER)
+    col_place = torch.where((col >= c) & (col < c + w), col - c, NEVER)
+    row_clean = torch.where((row >= 0) & (row < height), row * width, -NEVER)
+    col_clean = torch.where((col >= 0) & (col < width), col, -NEVER)
+    index = (row_clean[:, :, None] + col_clean[:, None, :]).clamp_min(-1)
+    place = row_place[:, :, None] + col_place[:, None, :]
+    index = torch.where(place < NEVER, place + (height * width + 1 + torch.arange(n)[:, None, None] * (h * w)), index)
+    index.masked_fill_(index < 0, height * width)
+    pixels = [maps.permute(0, 2, 3, 1).reshape(-1, channels) for maps in (clean, changed)]
+    source = torch.cat([pixels[0], clean.new_full((1, channels), fill), pixels[1]])
+    return source.index_select(0, index.flatten().to(source.device)).view(n, *size, channels).permute(0, 3, 1, 2)

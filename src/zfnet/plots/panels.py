@@ -56,6 +56,20 @@ def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -
     return canvas
 
 
+def field_tile(patch: np.ndarray, corner: Sequence[int], box: Sequence[int], side: int, zero: float = 0.5) -> np.ndarray:
+    """`crop_field` of a projection of which only its (h, w, 3) `patch` was made, at `corner`; box: the part of it inside the image.
+
+    White beyond the border, and `zero` where a field larger than the image (`side`) leaves a part of it unseen.
+    """
+    (top, left), (first, start, last, end) = corner, box
+    height, width = min(patch.shape[0], side), min(patch.shape[1], side)
+    down, across = 0 if height == side else top, 0 if width == side else left  # the canvas's corner in the image
+    canvas = np.ones((height, width, 3), patch.dtype)
+    canvas[max(0, -down) : side - down, max(0, -across) : side - across] = zero
+    canvas[first - down : last - down, start - across : end - across] = patch[first - top : last - top, start - left : end - left]
+    return canvas
+
+
 def mosaic(tiles: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarray:
     """Equal tiles (h, w, 3) side by side, `columns` a row, white gaps between."""
     rows = -(-len(tiles) // columns)

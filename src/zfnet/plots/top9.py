@@ -12,7 +12,7 @@ from ..activations import TopActivations, TopUnits
 from ..data import Images
 from ..deconv import Deconvnet
 from ..windows import receptive_field
-from .panels import CONTRAST, PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred, to_rgb
+from .panels import CONTRAST, PERCENTILE, captioned, contrast_scale, crop_field, field_tile, mosaic, to_grey_centred, to_rgb
 
 
 def spread(images: Images, count: int) -> torch.Tensor:
@@ -33,11 +33,11 @@ def top9_tiles(deconvnet: Deconvnet, images: Images, layer: str, top: TopActivat
     projections, patches = [], []
     for channel in channels.tolist():
         index, row, col = top.image[channel], top.row[channel], top.col[channel]
-        found = deconvnet.project(images.batch(index), layer, channel, torch.stack([row, col], 1))
-        pictures = to_grey_centred(found, contrast_scale(found))
+        found = deconvnet.project_patches(images.batch(index), layer, channel, torch.stack([row, col], 1))
+        pictures = to_grey_centred(found.pixels, contrast_scale(found.pixels))
         sources = to_rgb(images.pictures(index))
         units = list(zip(row.tolist(), col.tolist(), strict=True))
-        projections.append([crop_field(p, field, *unit) for p, unit in zip(pictures, units, strict=True)])
+        projections.append([field_tile(p, *where, images.size) for p, *where in zip(pictures, found.corner.tolist(), found.box.tolist(), strict=True)])
         patches.append([crop_field(p, field, *unit) for p, unit in zip(sources, units, strict=True)])
     return projections, patches
 

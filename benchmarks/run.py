@@ -1,0 +1,323 @@
+"""Everything that claims to be fast, beside what others use, in one run: `make bench`.
+
+Ours and the peer take turns on the same input; the medians are compared. ratio = peer's time / ours; error = relative L2 difference of the results.
+Writes benchmarks/results.json (one list for all devices; a device's own rows are replaced) and prints the table that stands in the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import peers
+import torch
+import torchvision
+from torch import nn
+from torchvision.io import encode_jpeg, write_file
+
+from zfnet import Deconvnet, ZFNet, build_model, load_data, load_profile, occlude, paper_layers, provenance, scan, shapes, training
+from zfnet.data import Images, batches, random_crops
+from zfnet.stack import forward_layer
+
+RESULTS = Path(__file__).with_name("results.json")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+WHAT = {
+    "project.conv": "project 32 units of layer {}, ZFNet at 224 px", "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
+    "top9.all": "project the top 9 of every 16th of the 1,376 maps", "scan.overhead": "scan of five layers",
+    "occlude.vgg16.": "occlude, VGG16 at 224 px, square x stride {}", "occlude.": "occlude, ZFNet at 224 px, square x stride {}",
+    "train.step": "train 16 steps of 32 images at 112 px", "train.loop": "train an epoch of the demo", "scan.memory": "peak memory of a scan of 10,000 images",
+}  # fmt: skip
+
+
+def seconds(run: Callable[[], object]) -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 3) -> tuple[float, float]:
+    """Median seconds of either, taking turns, after one round that does not count."""
+    ours(), theirs()
+    times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    return tuple(statistics.median(column) for column in zip(*times, strict=True))
+
+
+def row(name: str, ours_s: float, peer: str, peer_s: float, error: float | None) -> dict:
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return {"name": name, "ours_s": round(ours_s, 5), "peer": peer, "peer_s": round(peer_s, 5), "ratio": round(peer_s / ours_s, 2),
+            "error": error, "device": device, "torch": torch.__version__}  # fmt: skip
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(f"{float((found - expected).norm() / expected.norm()):.1e}")
+
+
+@functools.cache
+def photos(count: int, side: int) -> torch.Tensor:
+    """Network inputs (count, 3, side, side): drawn objects, normalised."""
+    pixels = shapes.make_shapes(count, side).images.float()
+    return ((pixels - 120) / 60).to(DEVICE)
+
+
+def zfnet() -> nn.Module:
+    torch.manual_seed(0)
+    return ZFNet().eval().to(DEVICE)
+
+
+def units(features: nn.Sequential, layer: str, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random firing unit of each image, the first ones at the corners of the map where one fires there."""
+    maps = Deconvnet(features).activations(images, layer).cpu()
+    generator, found = torch.Generator().manual_seed(0), []
+    for n, one in enumerate(maps):
+        firing = one > 0
+        corner = torch.zeros_like(firing)
+        corner[:, 0 if n % 2 else -1, 0 if n // 2 % 2 else -1] = True
+        wanted = firing & corner if n < 4 and (firing & corner).any() else firing
+        choices = wanted.nonzero()
+        found.append(choices[torch.randint(len(choices), (), generator=generator)])
+    found = torch.stack(found).to(images.device)
+    return found[:, 0], found[:, 1:]
+
+
+def projections(model: nn.Module, images: torch.Tensor, layers: dict[str, str], rounds: int) -> Iterator[dict]:
+    deconvnet = Deconvnet(model.features)
+    for name, layer in layers.items():
+        channel, position = units(model.features, layer, images)
+        ours = functools.partial(deconvnet.project, images, layer, channel, position)
+        theirs = functools.partial(peers.captum_projection, model, layer, images, channel, position)
+        times = side_by_side(ours, theirs, rounds)
+        activation = deconvnet.activations(images, layer)[torch.arange(len(images)), channel, *position.unbind(1)]
+        yield row(name, times[0], "captum NeuronDeconvolution", times[1], relative(ours(), theirs() * activation[:, None, None, None]))
+
+
+def project_zfnet() -> Iterator[dict]:
+    model = zfnet()
+    yield from projections(model, photos(32, 224), {f"project.conv{n}": f"relu{n}" for n in range(1, 6)}, 3)
+
+
+def project_vgg19() -> Iterator[dict]:
+    torch.manual_seed(0)
+    model = torchvision.models.vgg19(weights=None).eval().to(DEVICE)
+    layers = paper_layers(model.features)
+    yield from projections(model, photos(8, 224), {f"project.vgg19.block{n}": layers[n] for n in range(1, 5)}, 2)
+
+
+def top9() -> Iterator[dict]:
+    """The nine strongest of every 16th map of all five layers, over 500 images: 774 units, a map's nine a batch, as the figures draw them."""
+    model, inputs = zfnet(), photos(500, 224)
+    layers = paper_layers(model.features)
+    dataset = torch.utils.data.TensorDataset(inputs.cpu(), torch.zeros(len(inputs)))
+    top = scan(model.features, dataset, list(layers.values()))
+    deconvnet = Deconvnet(model.features)
+
+    def tasks():
+        for layer in layers.values():
+            found = top[layer]
+            for channel in range(0, len(found.value), 16):
+                yield inputs[found.image[channel]], layer, channel, torch.stack([found.row, found.col], 2)[channel]
+
+    def ours():
+        for images, layer, channel, position in tasks():
+            deconvnet.project_patches(images, layer, channel, position)
+
+    def theirs():
+        for images, layer, channel, position in tasks():
+            peers.plain_projection(model.features, layer, images, torch.full((9,), channel), position)
+
+    error = 0.0
+    for images, layer, channel, position in list(tasks())[::7]:
+        expected = peers.plain_projection(model.features, layer, images, torch.full((9,), channel), position)
+        if expected.any():
+            error = max(error, relative(deconvnet.project(images, layer, channel, position), expected))
+    deconvnet.project_patches(*next(tasks()))
+    yield row("top9.all", seconds(ours), "full-image reverse pass, batches of 9", seconds(theirs), error)
+
+
+def scan_overhead() -> Iterator[dict]:
+    model, inputs = zfnet(), photos(500, 224)[:128]
+    layers = list(paper_layers(model.features).values())
+    dataset = torch.utils.data.TensorDataset(inputs.cpu(), torch.zeros(len(inputs)))
+
+    def bare():
+        with torch.no_grad():
+            for _, images, _ in batches(dataset, 64):
+                model.features[:12](images.to(DEVICE).contiguous(memory_format=torch.channels_last))
+
+    ours_s, bare_s = side_by_side(lambda: scan(model.features, dataset, layers), bare, 5)
+    x, error, found = inputs.contiguous(memory_format=torch.channels_last), 0.0, scan(model.features, dataset, layers, batch_size=128)
+    with torch.no_grad():
+        for name, module in model.features.named_children():
+            x = forward_layer(module, x)
+            if name in layers:
+                error = max(error, float((x.amax((2, 3)).T.topk(9).values.cpu() - found[name].value).abs().max()))
+    yield row("scan.overhead", ours_s, "bare forward pass in the same layout", bare_s, error)
+
+
+def occlusion() -> Iterator[dict]:
+    model, image = zfnet(), photos(32, 224)[4]
+    for size in (16, 32, 64):
+        ours = functools.partial(occlude, model, image, 0, size, 8)
+        ours()
+        times, theirs = [], []
+        for perturbations in (16, 64, 256):
+            times.append(seconds(ours))
+            theirs.append(seconds(lambda n=perturbations: peers.captum_occlusion(model, image, 0, size, 8, n)))  # noqa: B023
+        error = relative(ours().logits, occlude(model, image, 0, size, 8, incremental=False).logits)
+        yield row(f"occlude.{size}x8", statistics.median(times), "captum Occlusion, best of 16, 64, 256 a pass", min(theirs), error)
+    torch.manual_seed(0)
+    model = torchvision.models.vgg16(weights=None).eval().to(DEVICE)
+    ours, full = (functools.partial(occlude, model, image, 0, 16, 16, incremental=way) for way in (None, False))
+    ours()
+    times = [(seconds(ours), seconds(full)) for _ in range(2)]
+    ours_s, full_s = (statistics.median(column) for column in zip(*times, strict=True))
+    yield row("occlude.vgg16.16x16", ours_s, "our own full pass, batches of 128", full_s, relative(ours().logits, full().logits))
+
+
+def train_step() -> Iterator[dict]:
+    profile = load_profile("demo")
+    drawn, photographs, size, batch, steps = shapes.make_shapes(512, 120), shapes.make_shapes(512, 300), 112, 32, 16
+    mean, std = (torch.full((3, 1, 1), value) for value in (120.0, 60.0))
+    images = Images(drawn.images, drawn.labels, shapes.CLASSES, size, mean, std, profile.data.gain)
+    profile = dataclasses.replace(profile, data=dataclasses.replace(profile.data, size=size))
+    model, plain = (build_model(profile, 10).to(DEVICE) for _ in range(2))
+    model = model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(model.parameters(), 1e-4, 0.9, weight_decay=5e-4)
+
+    def ours():
+        generator = torch.Generator().manual_seed(0)
+        model.train()
+        for indices in torch.randperm(512, generator=generator).split(batch):
+            inputs = images.normalise(random_crops(drawn.images, indices, size, generator)).to(DEVICE)
+            training.train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), drawn.labels[indices].to(DEVICE), 0.1)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for n, picture in enumerate(photographs.images):
+            write_file(f"{folder}/{n:04d}.jpg", encode_jpeg(picture, 92))
+        files = peers.Files(Path(folder), photographs.labels, 120, size)
+        loader = torch.utils.data.DataLoader(files, batch, shuffle=True)
+        times = side_by_side(ours, lambda: peers.plain_training(plain, loader, 1e-4, steps), 3)
+    yield row("train.step", times[0], "plain NCHW loop, PIL DataLoader on 300 px files", times[1], None)
+
+
+def train_loop() -> Iterator[dict]:
+    """An epoch as `train` runs it, crops, validation, snapshot and checkpoint included, against its optimiser steps alone on inputs made beforehand."""
+    profile = load_profile("demo")
+    data = load_data(profile)
+    data = dataclasses.replace(data, test=data.test.subset(torch.arange(10)))  # testing is not part of an epoch
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = dataclasses.replace(profile.training, epochs=1, schedule="constant", snapshots=(64,), ten_crop=False, lr=1e-4)
+        one = dataclasses.replace(profile, name=folder, training=recipe)
+        model = build_model(one, 10).to(DEVICE, memory_format=torch.channels_last)
+        optimiser = torch.optim.SGD(model.parameters(), 1e-4, 0.9, weight_decay=5e-4)
+        batch = one.training.batch_size
+        inputs = data.train.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
+        labels = data.train.labels[:batch].to(DEVICE)
+        steps = len(data.train) // batch
+
+        def bare():
+            model.train()
+            for _ in range(steps):
+                training.train_step(model, optimiser, inputs, labels, 0.1)
+
+        few = dataclasses.replace(one, name=f"{folder}/few")
+        training.train(few, dataclasses.replace(data, train=data.train.subset(torch.arange(2 * batch))), progress=False)  # imports, once a process
+        times = []
+        for _ in range(2):
+            one.weights_file.unlink(missing_ok=True)
+            times.append((seconds(lambda: training.train(one, data, progress=False)), seconds(bare)))
+        ours_s, bare_s = (statistics.median(column) for column in zip(*times, strict=True))
+    yield row("train.loop", ours_s, "bare optimiser steps", bare_s, None)
+
+
+class Drawn(torch.utils.data.Dataset):
+    """Random images that take no memory."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index >= self.count:
+            raise IndexError(index)
+        return torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(index)), 0
+
+
+def peak(count: int) -> None:
+    """Scan `count` images and print this process's peak memory in MiB."""
+    torch.manual_seed(0)
+    features = ZFNet(10, input_size=64, fc=()).eval().features
+    scan(features, Drawn(count), list(paper_layers(features).values()))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20))
+
+
+def scan_memory() -> Iterator[dict]:
+    """The ratio here is of MiB: 10,000 images' over 1,000 images'."""
+    used = {n: float(subprocess.run([sys.executable, __file__, "--peak", str(n)], capture_output=True, text=True, check=True).stdout) for n in (1_000, 10_000)}
+    entry = row("scan.memory", used[1_000], "peak MiB at 10,000 images over that at 1,000", used[10_000], None)
+    yield entry | {"ours_s": None, "peer_s": None}
+
+
+GROUPS = (project_zfnet, project_vgg19, top9, scan_overhead, occlusion, train_step, train_loop, scan_memory)
+
+
+def table(rows: list[dict]) -> str:
+    """The README's table."""
+    lines = ["| what | peer | peer's time | ours | ratio | error |", "|---|---|---|---|---|---|"]
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+
+    for r in rows:
+        what, text = next((stem, text) for stem, text in WHAT.items() if r["name"].startswith(stem))
+        error = "–" if r["error"] is None else f"{r['error']:.0e}" if r["error"] else "0"
+        digits = 0 if r["ratio"] >= 100 else 1 if r["ratio"] >= 10 else 2
+        cells = text.format(r["name"].removeprefix(what)), r["peer"], shown(r["peer_s"]), shown(r["ours_s"]), f"{r['ratio']:.{digits}f}", error
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="run the groups whose name contains this")
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        return peak(arguments.peak)
+    started, rows = time.perf_counter(), json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    groups = [group for group in GROUPS if arguments.only in group.__name__]
+    if not groups:
+        parser.error(f"no group contains {arguments.only!r}: {', '.join(group.__name__ for group in GROUPS)}")
+    for group in groups:
+        for new in group():
+            print(f"{time.perf_counter() - started:5.0f} s  {new['name']:24s} ours {new['ours_s']}  peer {new['peer_s']}  "
+                  f"ratio {new['ratio']}  error {new['error']}", flush=True)  # fmt: skip
+            same = [n for n, old in enumerate(rows) if (old["name"], old["device"]) == (new["name"], new["device"])]
+            if same:
+                rows[same[0]] = new
+            else:
+                rows.append(new)
+            with provenance.atomic(RESULTS) as temporary:
+                temporary.write_text(json.dumps(rows, indent=1) + "\n")
+    device = row("", 1, "", 1, None)["device"]
+    print(f"\n{device}, torch {torch.__version__}\n\n{table([r for r in rows if r['device'] == device])}")
+
+
+if __name__ == "__main__":
+    main()
