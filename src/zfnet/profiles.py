@@ -99,8 +99,8 @@ class AblationConfig:
     seeds: int = 3  # nets per row
     maps: float = 0.25
     fc: float = 0.0625
-    dropout: float = 0.2  # 0.5 keeps nets as narrow as these on the plateau of chance
-    epochs: int = 15
+    dropout: float = 0.1  # 0.5 keeps nets as narrow as these on the plateau of chance
+    epochs: int = 12
     batch_size: int = 20
     lr: float = 0.007
     weight_decay: float = 0.0005

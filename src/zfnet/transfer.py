@@ -21,11 +21,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import provenance
-from .data import IMAGENET, Data, Images, load_data
+from .data import Data, Images, load_data
 from .models import build_model, evaluating
 from .profiles import ModelConfig, Profile, TrainingConfig, TransferConfig, load_profile
 from .training import default_device, evaluate, trained, weights_key
-from .variants import draw, mean_std, resized, smaller, trained_quietly, variant
+from .variants import draw, imagenet, mean_std, resized, smaller, trained_quietly, variant
 
 if typing.TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -130,7 +130,7 @@ def load_task(profile: Profile, data: Data, seed: int = 0) -> Task:
 
 def _as_seen_by(other: Profile, source: Data | None, data: Data) -> tuple[Images, ...]:
     """The data's splits at the size and with the normalisation of another profile's net."""
-    mean, std = (source.train.mean, source.train.std) if source else (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
+    mean, std = (source.train.mean, source.train.std) if source else imagenet()
     return tuple(resized(split, other.data.size, mean, std, other.data.gain) for split in (data.train, data.val, data.test))
 
 
@@ -145,8 +145,8 @@ def _features(profile: Profile, net: nn.Module, views: Sequence[Images], arm: st
 
 def model(config: TransferConfig) -> ModelConfig:
     """ZFNet at the widths of the configuration: the source net of a split, and every net from scratch."""
-    maps, fc = ((max(1, round(n * factor)) for n in widths) for widths, factor in (((96, 256, 384, 384, 256), config.maps), ((4096, 4096), config.fc)))
-    return ModelConfig(name="zfnet", maps=tuple(maps), fc=tuple(fc), dropout=config.dropout)
+    maps, fc = (tuple(max(1, round(n * factor)) for n in widths) for widths, factor in (((96, 256, 384, 384, 256), config.maps), ((4096, 4096), config.fc)))
+    return ModelConfig(name="zfnet", maps=maps, fc=fc, dropout=config.dropout)
 
 
 def recipe(config: TransferConfig, epochs: int) -> TrainingConfig:
