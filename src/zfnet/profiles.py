@@ -119,7 +119,7 @@ class TransferConfig:
     fc: float = 0.0625
     dropout: float = 0.2
     source_epochs: int = 15
-    epochs: int = 10
+    epochs: int = 25
     epoch_images: int = 400  # what an epoch from scratch shows, however few images there are
     batch_size: int = 20
     lr: float = 0.007

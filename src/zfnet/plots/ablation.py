@@ -14,7 +14,7 @@ from ..variants import mean_std
 from .panels import captioned
 
 OURS, PAPER = "tab:blue", "0.45"
-GAP = 0.9  # between the two nets' rows
+GAP = 0.5  # between the two nets' rows
 
 
 def ablation_figure(errors: dict[str, torch.Tensor], title: str, note: str = "", rows: Sequence[Row] = ROWS) -> Figure:
@@ -33,10 +33,12 @@ def ablation_figure(errors: dict[str, torch.Tensor], title: str, note: str = "",
         if row.key in found:
             own = 100 * (errors[row.key][:, 1] - errors[row.net][:, 1])
             _line(axes[2], y, own, found[row.key][2])
-            axes[2].text(1.02, y, f"{found[row.key][0]:+.1f}   {found[row.key][2]:+.1f}", transform=axes[2].get_yaxis_transform(), fontsize=8, va="center")
+            for x, number, colour in ((1.12, found[row.key][0], OURS), (1.26, found[row.key][2], PAPER)):
+                axes[2].text(x, y, f"{number:+.1f}", transform=axes[2].get_yaxis_transform(), fontsize=8, va="center", ha="right", color=colour)
     axes[2].axvline(0, color="0.6", linewidth=0.8)
     axes[2].set_xlabel("change of the validation error, percentage points")
-    axes[2].text(1.02, heights[0] - 0.15, "here  paper", transform=axes[2].get_yaxis_transform(), fontsize=8, va="center", color="0.3")
+    for x, name, colour in ((1.12, "here", OURS), (1.26, "paper", PAPER)):
+        axes[2].text(x, heights[0], name, transform=axes[2].get_yaxis_transform(), fontsize=8, va="center", ha="right", color=colour)
     names = [f"{row.title}  (unchanged)" if row.key == row.net else row.title for row in rows]
     axes[0].set_yticks(heights, names, fontsize=9)
     for label, row in zip(axes[0].get_yticklabels(), rows, strict=True):
@@ -48,9 +50,9 @@ def ablation_figure(errors: dict[str, torch.Tensor], title: str, note: str = "",
         axis.set_axisbelow(True)
         axis.tick_params(axis="y", length=0)
     seeds = len(next(iter(errors.values())))
-    handles = axes[0].get_legend_handles_labels()
-    axes[0].legend(handles[0][:2], handles[1][:2], loc="lower right", fontsize=8, frameon=False)
-    caption = f"Blue: mean and standard deviation over {seeds} seed(s), a dot for each. Diamonds: the paper's, ImageNet, one net each."
+    handles, names = axes[0].get_legend_handles_labels()
+    axes[0].legend([handles[names.index(name)] for name in ("here", "paper")], ["here", "paper"], loc="lower right", fontsize=8, frameon=False)
+    caption = f"Blue: mean and standard deviation over {seeds} seeds, a dot for each. Diamonds: the paper's, ImageNet, one net each."
     return captioned(figure, title, f"{caption} {note}".strip())
 
 

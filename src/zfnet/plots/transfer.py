@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator
 
 from ..transfer import CALTECH101, CALTECH256, Curve
 from ..variants import mean_std
@@ -36,13 +36,13 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> Figure:
     _images(axes[1], tuple(CALTECH256))
     axes[1].set_xlim(13, 100)
     draws = next(iter(curve.accuracy.values())).shape[1]
-    caption = f"Mean and standard deviation over {draws} draw(s) of the training images; colours alike on both sides."
+    caption = f"Mean and standard deviation over {draws} draws of the training images; colours alike on both sides."
     return captioned(figure, title, f"{caption} {note}".strip())
 
 
 def _images(axis: Axes, ticks: tuple[int, ...]) -> None:
     axis.set_xscale("log")
     axis.set_xticks(ticks, [str(n) for n in ticks])
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
     axis.set_xlabel("training images per class")
     axis.spines[["top", "right"]].set_visible(False)
