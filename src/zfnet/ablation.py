@@ -93,10 +93,11 @@ def ablate(profile: Profile, data: Data, rows: Sequence[Row] = ROWS) -> dict[str
     "test" is the top-1 error on the test images; unlike the validation images, on which the best epoch is chosen, they chose nothing.
     """
     small = ablation_data(profile, data)
-    runs = [(row, seed) for row in rows for seed in range(profile.ablation.seeds)]
+    runs = [(row, row_profile(profile, small, row, seed)) for row in rows for seed in range(profile.ablation.seeds)]
+    quiet = True if all(own.weights_file.exists() for _, own in runs) else None
     found: dict[str, list[torch.Tensor]] = {}
-    for row, seed in tqdm(runs, desc="Table 3", unit="net", disable=None):
-        found.setdefault(row.key, []).append(_errors(row_profile(profile, small, row, seed), small))
+    for row, own in tqdm(runs, desc="Table 3", unit="net", leave=False, disable=quiet):
+        found.setdefault(row.key, []).append(_errors(own, small))
     return {key: torch.stack(values) for key, values in found.items()}
 
 

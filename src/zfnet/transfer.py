@@ -216,12 +216,13 @@ def accuracy_curve(task: Task, seed: int = 0) -> Curve:
     """All arms at every number of training images per class, `transfer.draws` draws each; trains what is not there yet."""
     config, sizes = task.profile.transfer, counts(task.profile, task.target)
     accuracy = {arm: torch.zeros(len(sizes), config.draws, dtype=torch.float64) for arm in ARMS}
-    runs = [(i, n, number) for i, n in enumerate(sizes) for number in range(config.draws)]
-    for i, n, number in tqdm(runs, desc="Table 4", unit="net", disable=None):
+    runs = [(i, n, number, f"{seed}-scratch-{n}-{number}") for i, n in enumerate(sizes) for number in range(config.draws)]
+    quiet = True if all((task.profile.runs / "transfer" / name / "weights.safetensors").exists() for *_, name in runs) else None
+    for i, n, number, name in tqdm(runs, desc="Table 4", unit="net", leave=False, disable=quiet):
         chosen = draw(task.target.train.labels, n, seed * 1009 + number)
         for arm in task.features:
             accuracy[arm][i, number] = softmax_accuracy(task, chosen, arm)
-        accuracy["scratch"][i, number] = scratch_accuracy(task, chosen, f"{seed}-scratch-{n}-{number}", task.profile.seed + number)
+        accuracy["scratch"][i, number] = scratch_accuracy(task, chosen, name, task.profile.seed + number)
     return Curve(sizes, accuracy, 1 / len(task.target.classes))
 
 
