@@ -141,6 +141,28 @@ def test_both_ends_of_a_transfer(profile):
     assert curve.accuracy["scratch"][1, 1].item() == pytest.approx(sum(sum(hits) / len(hits) for hits in right) / 2)
 
 
+class Brightness(nn.Module):
+    """Class 0 for images brighter than the mean, class 1 for the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.sign = nn.Parameter(torch.tensor([1.0, -1.0]))
+
+    def forward(self, images):
+        return images.mean((1, 2, 3))[:, None] * self.sign
+
+
+def test_accuracy_from_scratch_is_counted_on_the_test_images(profile, monkeypatch):
+    task = load_task(profile, data(count=40, classes=4))
+    monkeypatch.setattr("zfnet.transfer.trained_quietly", lambda own, small: Brightness())
+    counted = {}
+    for name, images in (("val", task.target.val), ("test", task.target.test)):
+        right = [(float(images.batch([i]).mean()) <= 0) == bool(images.labels[i]) for i in range(len(images))]
+        counted[name] = sum(sum(r for r, label in zip(right, images.labels.tolist(), strict=True) if label == c) / 10 for c in (0, 1)) / 2
+    found = scratch_accuracy(task, draw(task.target.train.labels, 2, 0), "x", 0)
+    assert found == pytest.approx(counted["test"]) and found != pytest.approx(counted["val"])
+
+
 def test_the_source_may_be_another_profile(profile, monkeypatch):
     everything = data(count=24, classes=4)
     other = dataclasses.replace(profile, name="other", title="Other", data=dataclasses.replace(profile.data, gain=2.0))

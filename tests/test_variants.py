@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from zfnet.data import Data, Images
-from zfnet.profiles import DataConfig, ModelConfig, Profile, TrainingConfig
+from zfnet.profiles import DataConfig, ModelConfig, Profile, TrainingConfig, load_profile
 from zfnet.variants import draw, mean_std, smaller, statistics, trained_quietly, variant
 
 
@@ -87,3 +87,15 @@ def test_a_variant_trains_once_in_a_folder_of_its_own(tmp_path, monkeypatch, cap
     assert not first.training and capfd.readouterr().out == ""
     other = dataclasses.replace(own, seed=10)
     assert not torch.equal(trained_quietly(other, small).features.conv1.weight, first.features.conv1.weight)
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("ablation: {size: 40}", "ablation.size = 40: the nets' five layers need at least 48"), ("ablation: {seeds: 0}", "ablation.seeds = 0: must be positive"),
+    ("transfer: {per_class: [5, 0]}", r"transfer.per_class\[1\] = 0: must be positive"), ("transfer: {dropout: 1.0}", "transfer.dropout = 1.0: must be at least 0"),
+    ("transfer: {sauce: vgg19}", "unknown key 'sauce'; did you mean 'source'"),
+])  # fmt: skip
+def test_bad_configuration_is_named(tmp_path, line, message):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"title: T\n{line}\n")
+    with pytest.raises(ValueError, match=message):
+        load_profile(path)
