@@ -90,8 +90,10 @@ def test_a_variant_trains_once_in_a_folder_of_its_own(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("ablation: {size: 40}", "ablation.size = 40: the nets' five layers need at least 48"), ("ablation: {seeds: 0}", "ablation.seeds = 0: must be positive"),
-    ("transfer: {per_class: [5, 0]}", r"transfer.per_class\[1\] = 0: must be positive"), ("transfer: {dropout: 1.0}", "transfer.dropout = 1.0: must be at least 0"),
+    ("ablation: {size: 40}", "ablation.size = 40: the nets' five layers need at least 48"),
+    ("ablation: {seeds: 0}", "ablation.seeds = 0: must be positive"),
+    ("transfer: {per_class: [5, 0]}", r"transfer.per_class\[1\] = 0: must be positive"),
+    ("transfer: {dropout: 1.0}", "transfer.dropout = 1.0: must be at least 0"),
     ("transfer: {sauce: vgg19}", "unknown key 'sauce'; did you mean 'source'"),
 ])  # fmt: skip
 def test_bad_configuration_is_named(tmp_path, line, message):
