@@ -45,7 +45,7 @@ SHARE = $(if $(filter -j%,$(MAKEFLAGS)),n=$(or $(JOBS),$$(getconf _NPROCESSORS_O
 PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 .DELETE_ON_ERROR:
-.PHONY: help env figures test lab train scan notebooks lock clean drawn check-python FORCE
+.PHONY: help env figures test bench lab train scan notebooks lock clean drawn check-python FORCE
 
 help: ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ test: $(READY) ## ruff, pytest, then every notebook through nbval
 	@$(MAKE) --no-print-directory runs/demo/.scanned PROFILE=demo
 	$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
 	  --nbval-sanitize-with tests/nbval.cfg notebooks/*.ipynb
+
+bench: $(READY) ## time everything beside its peers (12 minutes): a table, and benchmarks/results.json
+	$(PY) benchmarks/run.py
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

@@ -27,7 +27,7 @@ def captum_occlusion(model: nn.Module, image: torch.Tensor, target: int, size: i
     """captum's Occlusion of the target's logit, averaged over the windows that cover a pixel: (1, 3, H, W)."""
     method = captum.attr.Occlusion(model)
     with torch.no_grad():
-        return method.attribute(image[None], (3, stride, stride), (3, size, size), 0.0, target, perturbations_per_eval=perturbations)
+        return method.attribute(image[None], (3, size, size), (3, stride, stride), 0.0, target, perturbations_per_eval=perturbations)
 
 
 @torch.no_grad()

@@ -35,9 +35,20 @@ def stacks(draw, channels: int = 3) -> tuple[nn.Sequential, tuple[int, int]]:
             if isinstance(module, nn.BatchNorm2d):
                 module.running_var.abs_().add_(0.1)
     size = draw(st.tuples(st.integers(6, 40), st.integers(6, 40)))
-    while True:
-        try:
-            receptive_field(net, str(len(layers) - 1), size)
-            return net, size
-        except ValueError:
-            size = (size[0] + 15, size[1] + 15)
+    while not _fits(net, size):
+        size = (size[0] + 15, size[1] + 15)
+    return net, size
+
+
+def _fits(net: nn.Sequential, size: tuple[int, int]) -> bool:
+    """Whether an image of this size comes out at the end, and no pooling window lies wholly in the padding, which PyTorch turns into -inf."""
+    x = torch.zeros(1, 3, *size, dtype=torch.float64)
+    try:
+        receptive_field(net, str(len(net) - 1), size)
+        for layer in net:
+            x = layer(x)
+            if not x.isfinite().all():
+                return False
+    except ValueError:
+        return False
+    return True

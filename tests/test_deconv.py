@@ -418,8 +418,22 @@ def test_what_is_wrong_is_named_for_activations_too(images, layer, message):
     (nn.Sequential(conv(3, 4, 3), nn.Sequential(nn.ReLU())), "1 is a Sequential; supported"),
     (nn.Sequential(conv(3, 4, 3, padding="same")), "0: padding='same'"),
     (nn.Sequential(conv(3, 4, 3, padding=1, padding_mode="reflect")), "0: padding=.*padding_mode='reflect'"),
+    (nn.Sequential(conv(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)), "1: a BatchNorm2d with track_running_stats=False"),
     (conv(3, 4, 3), "expected an nn.Sequential such as model.features, got Conv2d"),
 ])  # fmt: skip
 def test_modules_that_cannot_be_taken_apart_are_named(stack, message):
     with pytest.raises(TypeError, match=message):
         Deconvnet(stack)
+
+
+def test_a_pool_that_returns_its_indices_is_a_pool():
+    torch.manual_seed(0)
+    plain = build("ceil_mode, 3x3/2 pools")
+    talking = copy.deepcopy(plain)
+    for layer in talking:
+        if isinstance(layer, nn.MaxPool2d):
+            layer.return_indices = True
+    images = torch.randn(2, 3, 33, 41)
+    last = list(dict(plain.named_children()))[-1]
+    one, other = (Deconvnet(stack).project(images, last, 1) for stack in (plain, talking))
+    assert one.any() and torch.equal(one, other)

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
-TARGETS = {"help", "env", "figures", "test", "lab", "train", "scan", "notebooks", "lock", "clean"}
+TARGETS = {"help", "env", "figures", "test", "bench", "lab", "train", "scan", "notebooks", "lock", "clean"}
 # Where the name to import differs from the name to install.
 IMPORT_NAMES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "skimage": "scikit-image"}
 

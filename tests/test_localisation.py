@@ -84,6 +84,13 @@ def test_projections_of_single_pixels_lie_in_the_mask_or_not():
     assert projection_localisation(model, images, torch.tensor([3]), "5", 4) == projection_localisation(model, images, torch.tensor([3]), "5", 4)
 
 
+def test_images_in_which_nothing_fires_do_not_count():
+    images = images_with_masks()
+    images.pixels[2] = 0
+    found = projection_localisation(Colours().eval(), images, torch.tensor([0, 2, 1]), "5")
+    assert found["strongest unit"] == found["random active unit"] == 0.5
+
+
 def test_occlusion_minima_lie_where_the_evidence_is():
     """Covering the only pixel of its class is the minimum: 2 x 2 squares at 0, 2, 4, with centres at 1, 3, 5; a third of them in the mask."""
     images, model = images_with_masks(), Colours().eval()

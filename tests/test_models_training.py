@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import math
 import pickle
 
 import pytest
@@ -317,6 +318,17 @@ def test_files_decoded_on_demand_train_the_same_net(tmp_path, monkeypatch):
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert kept.history_file.read_text() == streamed.history_file.read_text()
     assert metas[0]["test_accuracy"] == metas[1]["test_accuracy"]
+
+
+def test_without_validation_the_last_epoch_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path)
+    profile = Profile("p", "", data=DataConfig(count=60, resize=72, size=64, validation=0.0), model=ModelConfig(maps=(4, 4, 4, 4, 4), fc=()),
+                      training=TrainingConfig(epochs=3, batch_size=20, schedule="onecycle", ten_crop=False, snapshots=(64,)))  # fmt: skip
+    meta = train(profile, progress=False)
+    last, kept = load_tensors(profile.snapshot_file(64))[0], load_model(profile).features.state_dict()
+    assert meta["epoch"] == 3 and meta["val_accuracy"] is None and meta["n"] + meta["n_test"] == 60
+    assert all(torch.equal(kept[name], last[name]) for name in kept)
+    assert all(math.isnan(row["val_error"]) for row in read_history(profile))
 
 
 @pytest.mark.parametrize("lrn", [None, "after", "before"])

@@ -33,7 +33,8 @@ def test_every_profile_of_the_project_loads(name):
     ("title: T\nmodel: {fc: 3}", TypeError, "fc = 3: expected a list"),
     ("title: T\nmodel: {dropout: 1.5}", ValueError, "model.dropout = 1.5"),
     ("title: T\ntraining: {lr: .nan}", ValueError, "training.lr = nan: must be positive"),
-    ("title: T\ndata: {validation: 2.0}", ValueError, "data.validation = 2.0: must be between 0 and 1"),
+    ("title: T\ndata: {validation: 2.0}", ValueError, "data.validation = 2.0: must be at least 0 .none: the last epoch is kept. and less than 1"),
+    ("title: T\ndata: {validation: 0}", ValueError, "data.validation = 0 leaves nothing for scan_split: val"),
     ("title: T\nnotebooks: [99_none]", ValueError, r"notebooks = \['99_none'\]: choose from 01_train"),
     ("title: T\nocclusion: {size: 500}", ValueError, "occlusion.size = 500 does not fit"),
     ("seed: 1", ValueError, "missing title"),
@@ -170,14 +171,15 @@ def test_notebooks_are_cleaned_for_committing(tmp_path):
     cell = nbformat.v4.new_code_cell
     output = nbformat.v4.new_output("execute_result", {"text/plain": "3"}, execution_count=7)
     injected = cell("profile = 'x'", execution_count=2, metadata={"tags": ["injected-parameters"]})
-    cells = [cell("a", execution_count=1), injected]
+    bar = nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "100%"})
+    cells = [cell("a", execution_count=1, outputs=[bar]), injected]
     cells.append(cell("1 + 2", execution_count=7, outputs=[output], metadata={"execution": {"shell.execute_reply": "2026"}}))
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"path": "/somewhere"}})
     nbformat.write(notebook, tmp_path / "a.ipynb")
     clean(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
     found = nbformat.read(tmp_path / "b.ipynb", as_version=4)
     assert [c.source for c in found.cells] == ["a", "1 + 2"] and [c.execution_count for c in found.cells] == [1, 2]
-    assert found.cells[1].outputs[0].data["text/plain"] == "3" and found.cells[1].outputs[0].execution_count == 2
+    assert found.cells[0].outputs == [] and found.cells[1].outputs[0].data["text/plain"] == "3" and found.cells[1].outputs[0].execution_count == 2
     assert "papermill" not in found.metadata and not found.cells[1].metadata
     notebook.cells[0].outputs = [nbformat.v4.new_output("error", ename="E", evalue="v", traceback=[])]
     nbformat.write(notebook, tmp_path / "a.ipynb")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 
 import pytest
@@ -12,6 +13,10 @@ from zfnet import profile_names
 from zfnet.profiles import NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text()
+BENCHMARKS = {
+    *(f"project.conv{n}" for n in range(1, 6)), *(f"project.vgg19.block{n}" for n in range(1, 5)), "top9.all", "scan.overhead",
+    "occlude.16x8", "occlude.32x8", "occlude.64x8", "occlude.vgg16.16x16", "train.step", "train.loop", "scan.memory",
+}  # fmt: skip
 
 
 def test_links_lead_somewhere():
@@ -39,3 +44,16 @@ def test_accuracies_are_those_of_the_table(profile):
 def test_the_names_that_the_readme_imports_are_exported():
     (names,) = re.findall(r"^from zfnet import (.*)$", README, re.M)
     assert set(names.split(", ")) <= set(zfnet.__all__)
+
+
+def test_the_benchmark_table_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import run
+
+    rows = json.loads(run.RESULTS.read_text())
+    assert README.split(run.MARKS[0])[1].split(run.MARKS[1])[0].strip() == run.report(rows)
+    for device in {r["device"] for r in rows}:
+        found = {r["name"]: r for r in rows if r["device"] == device}
+        assert set(found) == BENCHMARKS
+        assert all(r["error"] <= 1e-5 for r in found.values() if r["error"] is not None)
+        assert all(r["ratio"] == pytest.approx(r["peer_s"] / r["ours_s"], rel=0.02) for r in found.values() if r["ours_s"])

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from zfnet.ablation import ablation_data
 from zfnet.data import Data, Images
 from zfnet.profiles import DataConfig, ModelConfig, Profile, TrainingConfig, load_profile
+from zfnet.transfer import load_task
 from zfnet.variants import draw, mean_std, smaller, statistics, trained_quietly, variant
 
 
@@ -87,6 +89,14 @@ def test_a_variant_trains_once_in_a_folder_of_its_own(tmp_path, monkeypatch, cap
     assert not first.training and capfd.readouterr().out == ""
     other = dataclasses.replace(own, seed=10)
     assert not torch.equal(trained_quietly(other, small).features.conv1.weight, first.features.conv1.weight)
+
+
+def test_without_validation_images_nothing_can_be_chosen():
+    images = tiny()
+    profile = Profile("p", "P", training=TrainingConfig())
+    for experiment in (ablation_data, load_task):
+        with pytest.raises(ValueError, match="'p' has no validation images.*`data: validation:`"):
+            experiment(profile, Data(images, images.subset(torch.arange(0)), images, images.classes))
 
 
 @pytest.mark.parametrize(("line", "message"), [

@@ -20,7 +20,7 @@ from . import provenance
 from .data import Data
 from .profiles import AblationConfig, ModelConfig, Profile, TrainingConfig
 from .training import evaluate, weights_key
-from .variants import draw, mean_std, smaller, trained_quietly, variant
+from .variants import checked, draw, mean_std, smaller, trained_quietly, variant
 
 PLAIN, WIDE = (96, 256, 384, 384, 256), (96, 256, 512, 1024, 512)
 COLUMNS = ("train", "val", "val_top5", "test")
@@ -73,6 +73,7 @@ def ablation_data(profile: Profile, data: Data) -> Data:
     config = profile.ablation
     if profile.training is None:
         raise ValueError(f"profile {profile.name!r} is of a pretrained net, but Table 3 trains its own: choose one with a `training:` section, such as demo")
+    checked(data, profile)
     per_class = config.images // len(data.classes)
     if not per_class:
         raise ValueError(f"ablation.images = {config.images}: fewer than the {len(data.classes)} classes; raise it in profile {profile.name!r}")

@@ -282,7 +282,7 @@ def _split(labels: torch.Tensor, config: DataConfig, seed: int, official_test: t
                 n_test = max(1, len(order) - config.train_per_class)
             own_test, order = order[:n_test], order[n_test:]
         order = order[: config.train_per_class]
-        n_val = max(1, round(len(order) * config.validation)) if len(order) > 1 else 0
+        n_val = max(1, round(len(order) * config.validation)) if config.validation and len(order) > 1 else 0
         val.append(order[:n_val])
         train.append(order[n_val:])
         test.append(own_test[: config.test_per_class])

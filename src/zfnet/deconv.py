@@ -5,7 +5,8 @@
 
 Every other activation of the layer is set to zero; then, layer by layer down to pixels, (i) unpool: put each value back where the maximum was
 (the switches of the forward pass), (ii) rectify, (iii) filter with the transposed filters. No biases. These are the steps of the gradient, with
-one change: the gradient masks by the sign of the *forward* activation where the deconvnet rectifies the *backward* signal.
+one change: the gradient masks by the sign of the *forward* activation where the deconvnet rectifies the *backward* signal. `rule="gradient"` and
+`rule="guided"` (guided backpropagation, Springenberg et al. 2015: both at once) take those ways instead, beyond the paper.
 
 The output keeps its sign and its scale; nothing is stretched. A unit sees only its receptive field, so a single unit is projected on the windows that
 it sees (`windows.py`) wherever that costs less than the whole image: the same numbers to rounding, many times sooner.
@@ -23,6 +24,7 @@ from .stack import check_supported, forward_layer, layers_up_to, pair
 from .windows import Stage, blank, cut, paste, plan, receptive_field, windows_pay
 
 OVERLAP = ("add", "overwrite", "max")
+RULES = ("deconvnet", "guided", "gradient")
 OVERHEAD = 1.35  # of a multiply-add on windows, measured on ZFNet, AlexNet and VGG16
 
 
@@ -102,35 +104,37 @@ class Deconvnet:
 
     @torch.no_grad()
     def project(self, images: torch.Tensor, layer: str, channel: int | torch.Tensor, position: tuple[int, int] | torch.Tensor | None = None,
-                overlap: str = "add", windows: bool | None = None) -> torch.Tensor:  # fmt: skip
+                overlap: str = "add", windows: bool | None = None, rule: str = "deconvnet") -> torch.Tensor:  # fmt: skip
         """Project one unit, or one whole map, of each image down to its pixels.
 
         images (N, 3, H, W): network input, brought to the net's device and type; channel: one int, or (N,); position: row and
         column of the unit in the layer's map, one pair or (N, 2), or None for the whole map. The start is the layer's own activation.
-        `windows`: True or False settles on which windows the pass runs; None leaves it to their cost.
+        `windows`: True or False settles on which windows the pass runs; None leaves it to their cost. `rule` says what a ReLU hands down: "deconvnet" the
+        positive part of the signal; "gradient" the signal where the unit fired on the way up (the picture is then the gradient times the activation);
+        "guided" the positive part where the unit fired.
         Returns (N, 3, H, W) in units of activation x weights, exactly zero outside the unit's receptive field. Raises ValueError for an
-        unknown layer, channel, position or overlap, and when windows are asked for where they cannot be exact.
+        unknown layer, channel, position, overlap or rule, and when windows are asked for where they cannot be exact.
         """
-        images, channel, position = self._units(images, layer, channel, position, overlap)
+        images, channel, position = self._units(images, layer, channel, position, overlap, rule)
         if self._on_windows(images, layer, position, overlap, windows):
-            pixels, first = self._windows(images, layer, channel, position)
+            pixels, first = self._windows(images, layer, channel, position, rule)
             return paste(pixels, first.start, images.shape[-2:])
-        return self._whole(images, layer, channel, position, overlap)
+        return self._whole(images, layer, channel, position, overlap, rule)
 
     @torch.no_grad()
     def project_patches(self, images: torch.Tensor, layer: str, channel: int | torch.Tensor, position: tuple[int, int] | torch.Tensor,
-                        overlap: str = "add", windows: bool | None = None) -> Patches:  # fmt: skip
+                        overlap: str = "add", windows: bool | None = None, rule: str = "deconvnet") -> Patches:  # fmt: skip
         """As `project` for single units, cut to their receptive fields, all of the field's unclipped size: what a grid of patches needs."""
-        images, channel, position = self._units(images, layer, channel, position, overlap)
+        images, channel, position = self._units(images, layer, channel, position, overlap, rule)
         if position is None:
             raise ValueError("position: a patch is the receptive field of a unit; give row and column, or project the whole map")
         field = receptive_field(self.features, layer, tuple(images.shape[-2:]))
         if self._on_windows(images, layer, position, overlap, windows):
-            pixels, first = self._windows(images, layer, channel, position)
+            pixels, first = self._windows(images, layer, channel, position, rule)
             corner = first.start
         else:
             corner = position.cpu() * torch.tensor(field.stride) + torch.tensor(field.offset)
-            pixels = cut(self._whole(images, layer, channel, position, overlap), corner, field.size)
+            pixels = cut(self._whole(images, layer, channel, position, overlap, rule), corner, field.size)
         return Patches(pixels, corner, torch.tensor([field.box(*unit) for unit in position.tolist()]).view(-1, 4))
 
     def _on_windows(self, images: torch.Tensor, layer: str, position: torch.Tensor | None, overlap: str, wanted: bool | None) -> bool:
@@ -144,7 +148,7 @@ class Deconvnet:
         maps = [stage.map_size for stage in stages[1:]] + [receptive_field(self.features, layer, tuple(images.shape[-2:])).map_size]
         return windows_pay([stage.module for stage in stages], [stage.size for stage in stages[1:]] + [(1, 1)], maps, OVERHEAD)
 
-    def _whole(self, images: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor | None, overlap: str) -> torch.Tensor:
+    def _whole(self, images: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor | None, overlap: str, rule: str) -> torch.Tensor:
         """One pass up and one down over whole images."""
         x, tape = images.contiguous(memory_format=torch.channels_last), []
         first = x
@@ -155,15 +159,16 @@ class Deconvnet:
                                            module.ceil_mode, return_indices=True)  # fmt: skip
             else:
                 x = forward_layer(module, x, inplace=x is not first)
+                switches = _fired(module, x, rule)
             tape.append((module, size, switches))
         signal, image = torch.zeros_like(x), torch.arange(len(x), device=x.device)
         at = (image, channel) if position is None else (image, channel, *position.unbind(1))
         signal[at] = x[at]
         for module, size, switches in reversed(tape):
-            signal = self._down(module, signal, size, switches, overlap)
+            signal = self._down(module, signal, size, switches, overlap, rule)
         return signal
 
-    def _windows(self, images: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor) -> tuple[torch.Tensor, Stage]:
+    def _windows(self, images: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor, rule: str) -> tuple[torch.Tensor, Stage]:
         """The same pass over the windows that the units see: their pixels (N, 3, h, w), and the first stage, which says where these lie."""
         stages = plan(self.features, layer, tuple(images.shape[-2:]), position)
         x, tape = cut(images, stages[0].start, stages[0].size), []
@@ -177,16 +182,17 @@ class Deconvnet:
                 x = F.conv2d(blank(x, stage, 0.0), module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
             else:
                 size, x = x.shape, forward_layer(module, x, inplace=True)
+                switches = _fired(module, x, rule)
             tape.append((stage, size, switches))
         signal, image = torch.zeros_like(x), torch.arange(len(x), device=x.device)
         signal[image, channel] = x[image, channel]
         for stage, size, switches in reversed(tape):
-            signal = self._down(stage.module, signal, size, switches, "add", (0, 0), False)
+            signal = self._down(stage.module, signal, size, switches, "add", rule, (0, 0), False)
             if isinstance(stage.module, nn.Conv2d):
                 signal = blank(signal, stage, 0.0)
         return signal, stages[0]
 
-    def _down(self, module: nn.Module, signal: torch.Tensor, size: torch.Size, switches: torch.Tensor | None, overlap: str,
+    def _down(self, module: nn.Module, signal: torch.Tensor, size: torch.Size, switches: torch.Tensor | None, overlap: str, rule: str,
               padding: tuple[int, int] | None = None, ceil_mode: bool | None = None) -> torch.Tensor:  # fmt: skip
         """One layer down; `padding` and `ceil_mode`: the module's own unless given."""
         if isinstance(module, nn.MaxPool2d):
@@ -197,7 +203,8 @@ class Deconvnet:
                 return torch.ops.aten.max_pool2d_with_indices_backward(signal, like, kernel, stride, pad, dilation, ceil_mode, switches)
             return unpool(signal, switches, size, overlap)
         if isinstance(module, nn.ReLU):
-            return F.relu_(signal)
+            signal = signal if rule == "gradient" else F.relu_(signal)
+            return signal if switches is None else signal * switches
         if isinstance(module, nn.Conv2d):
             return transpose_conv(module, signal, size, padding)
         if isinstance(module, nn.BatchNorm2d):
@@ -205,10 +212,11 @@ class Deconvnet:
             return signal * (scale if module.weight is None else scale * module.weight).view(1, -1, 1, 1)
         return signal
 
-    def _units(self, images: torch.Tensor, layer: str, channel, position, overlap: str):
+    def _units(self, images: torch.Tensor, layer: str, channel, position, overlap: str, rule: str):
         """The images on the net's device, and which unit, or map, of each: channel (N,) and position (N, 2) or None, all checked."""
-        if overlap not in OVERLAP:
-            raise ValueError(f"overlap = {overlap!r}: choose one of {', '.join(OVERLAP)}")
+        for name, value, known in (("overlap", overlap, OVERLAP), ("rule", rule, RULES)):
+            if value not in known:
+                raise ValueError(f"{name} = {value!r}: choose one of {', '.join(known)}")
         images = self._checked(images, layer)
         n, size = len(images), receptive_field(self.features, layer, tuple(images.shape[-2:])).map_size
         channels = next(m for _, m in reversed(layers_up_to(self.features, layer)) if isinstance(m, nn.Conv2d)).out_channels
@@ -233,6 +241,11 @@ class Deconvnet:
             raise ValueError(f"images: expected {first.in_channels} channels, got {images.shape[1]}: {tuple(images.shape)}")
         receptive_field(self.features, layer, tuple(images.shape[-2:]))  # names an unknown layer, and images too small to reach it
         return images.detach().to(first.weight)
+
+
+def _fired(module: nn.Module, x: torch.Tensor, rule: str) -> torch.Tensor | None:
+    """A ReLU's switches, for the rules that need them: where its maps x are positive."""
+    return x > 0 if isinstance(module, nn.ReLU) and rule != "deconvnet" else None
 
 
 def _indices(value, n: int, tail: tuple[int, ...], name: str) -> torch.Tensor:

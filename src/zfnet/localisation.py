@@ -34,13 +34,18 @@ def minimum_inside(occlusion: Occlusion, mask: torch.Tensor) -> tuple[bool, floa
 
 @torch.no_grad()
 def projection_localisation(model: nn.Module, images: Images, indices: torch.Tensor, layer: str, seed: int = 0) -> dict[str, float]:
-    """Mean energy share inside the mask of each image's strongest unit of `layer`, of a random active unit, and the mask's share of the image."""
+    """Mean energy share inside the mask of each image's strongest unit of `layer`, of a random active unit, and the mask's share of the image.
+
+    Images in which no unit of the layer fires do not count towards the first two.
+    """
     deconvnet, generator = Deconvnet(model.features), torch.Generator().manual_seed(seed)
     inputs, masks = images.batch(indices), images.mask(indices)
     maps = deconvnet.activations(inputs, layer)
     shares = {}
     flat = maps.flatten(1)
-    random_unit = torch.multinomial((flat > 0).double().cpu(), 1, generator=generator)[:, 0].to(flat.device)
+    fires = flat > 0
+    fires |= ~fires.any(1, keepdim=True)
+    random_unit = torch.multinomial(fires.double().cpu(), 1, generator=generator)[:, 0].to(flat.device)
     for name, unit in {"strongest unit": flat.argmax(1), "random active unit": random_unit}.items():
         per_map = maps.shape[2] * maps.shape[3]
         position = torch.stack([unit % per_map // maps.shape[3], unit % maps.shape[3]], 1)

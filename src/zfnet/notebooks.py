@@ -1,4 +1,4 @@
-"""Committed notebooks: outputs kept, machine metadata and injected cells gone, execution counts 1..n."""
+"""Committed notebooks: outputs kept, progress bars, machine metadata and injected cells gone, execution counts 1..n."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import nbformat
 
 from .provenance import atomic
+
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a progress bar; nothing without its kernel
 
 
 def clean(source: Path | str, target: Path | str) -> None:
@@ -23,7 +25,7 @@ def clean(source: Path | str, target: Path | str) -> None:
         if cell.execution_count is None or any(output.output_type == "error" for output in cell.outputs):
             raise ValueError(f"{source}: code cell {count} failed or was not run")
         cell.execution_count = count
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" and WIDGET not in output.get("data", {})]
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count

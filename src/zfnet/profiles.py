@@ -29,8 +29,9 @@ def _root() -> Path:
 
 ROOT = _root()
 NOTEBOOKS = (
-    "01_train", "02_layer1_top9", "03_layer2_top9", "04_layer3_top9", "05_layer4_top9", "06_layer5_top9",
-    "07_top1_channel", "08_occlusion",
+    "00_transposed_convolution", "01_train", "02_layer1_top9", "03_layer2_top9", "04_layer3_top9", "05_layer4_top9", "06_layer5_top9",
+    "07_top1_channel", "08_occlusion", "09_filters", "10_feature_maps", "11_evolution", "12_invariance", "13_correspondence",
+    "14_ablation", "15_probes", "16_transfer", "17_sanity_checks",
 )  # fmt: skip
 
 
@@ -91,6 +92,41 @@ class OcclusionConfig:
 
 
 @dataclass(frozen=True)
+class EvolutionConfig:
+    """How much Fig. 4 looks at: `images` training images searched at each snapshot (None: all), `probes` validation images for the responses, and
+    `maps` feature maps of each layer whose projections are compared."""
+
+    images: int | None = 1000
+    probes: int = 100
+    maps: int = 32
+
+
+@dataclass(frozen=True)
+class InvarianceConfig:
+    """Fig. 5: how many test images are transformed."""
+
+    images: int = 100
+
+
+@dataclass(frozen=True)
+class CorrespondenceConfig:
+    """The masks of Table 1: squares of `size` input pixels on the keypoints named `parts`, or the boxes of a YAML file (`parts.py` describes it)."""
+
+    size: int = 18
+    parts: tuple[str, ...] = ("right_eye", "left_eye", "nose", "mouth")
+    boxes: str | None = None  # relative to the project
+
+
+@dataclass(frozen=True)
+class ProbesConfig:
+    """The classifiers of Table 7: training images per class, how often each is drawn, and the most features that a layer may give."""
+
+    per_class: tuple[int, ...] = (2, 5, 10, 30)
+    draws: int = 5
+    features: int = 4096
+
+
+@dataclass(frozen=True)
 class AblationConfig:
     """The nets of Table 3, small enough to train three dozen of them; `maps` and `fc` are factors on the paper's widths."""
 
@@ -136,6 +172,10 @@ class Profile:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
+    invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
+    correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
     transfer: TransferConfig = field(default_factory=TransferConfig)
     scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
@@ -249,7 +289,12 @@ def _validated(profile: Profile, where: str) -> Profile:
     data, model, training = profile.data, profile.model, profile.training
     positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain, "data.memory": data.memory,
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
-                "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
+                "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class,
+                "correspondence.size": profile.correspondence.size, "probes.draws": profile.probes.draws,
+                "probes.features": profile.probes.features}  # fmt: skip
+    positive |= {f"evolution.{name}": value for name, value in dataclasses.asdict(profile.evolution).items()}
+    positive |= {"invariance.images": profile.invariance.images}
+    positive |= {f"probes.per_class[{i}]": n for i, n in enumerate(profile.probes.per_class)}
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
     if training:
         positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
@@ -261,9 +306,12 @@ def _validated(profile: Profile, where: str) -> Profile:
     for name, value in positive.items():
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{where}: {name} = {value}: must be positive")
-    for name in ("validation", "test"):
-        if not 0 < getattr(data, name) < 1:
-            raise ValueError(f"{where}: data.{name} = {getattr(data, name)}: must be between 0 and 1")
+    if not 0 <= data.validation < 1:
+        raise ValueError(f"{where}: data.validation = {data.validation}: must be at least 0 (none: the last epoch is kept) and less than 1")
+    if not 0 < data.test < 1:
+        raise ValueError(f"{where}: data.test = {data.test}: must be between 0 and 1")
+    if not data.validation and (profile.scan_split == "val" or (training and training.schedule == "plateau")):
+        raise ValueError(f"{where}: data.validation = 0 leaves nothing for scan_split: val or for schedule: plateau; choose others")
     if data.size > data.resize:
         raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
     if training and (bad := [part for part in training.snapshots if not 1 <= part <= 64]):
@@ -276,6 +324,11 @@ def _validated(profile: Profile, where: str) -> Profile:
             raise ValueError(f"{where}: {name}.size = {config.size}: the nets' five layers need at least 48 pixels")
     if profile.occlusion.size > data.size:
         raise ValueError(f"{where}: occlusion.size = {profile.occlusion.size} does not fit into data.size = {data.size}")
+    if profile.correspondence.size > data.size:
+        raise ValueError(f"{where}: correspondence.size = {profile.correspondence.size} does not fit into data.size = {data.size}")
+    for name, values in (("correspondence.parts", profile.correspondence.parts), ("probes.per_class", profile.probes.per_class)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{where}: {name} = {list(values)}: give at least one, each once")
     if unknown := [name for name in profile.notebooks if name not in NOTEBOOKS]:
         raise ValueError(f"{where}: notebooks = {unknown}: choose from {', '.join(NOTEBOOKS)}")
     return profile

@@ -23,6 +23,8 @@ def check_supported(features: nn.Sequential) -> None:
             raise TypeError(f"{name} is a {type(layer).__name__}; supported are {names}")
         if isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
             raise TypeError(f"{name}: padding={layer.padding!r}, padding_mode={layer.padding_mode!r}; supported is a number of zeros")
+        if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is None:
+            raise TypeError(f"{name}: a BatchNorm2d with track_running_stats=False scales by the batch at hand; supported is one with running statistics")
 
 
 def layers_up_to(features: nn.Sequential, layer: str) -> list[tuple[str, nn.Module]]:
@@ -42,4 +44,6 @@ def forward_layer(layer: nn.Module, x: torch.Tensor, inplace: bool = False) -> t
         return x
     if isinstance(layer, nn.BatchNorm2d):
         return F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+    if isinstance(layer, nn.MaxPool2d):  # whether or not it returns indices too
+        return F.max_pool2d(x, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
     return layer(x)

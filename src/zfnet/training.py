@@ -2,8 +2,9 @@
 
     train(load_profile("demo"))     # runs/demo/weights.safetensors and history.csv
 
-Images stay uint8 on the device; each batch is one gather of random crops and flips. Model selection uses the validation split only. Everything random
-in an epoch derives from (seed, epoch), so a run resumes from its checkpoint with the same data order and dropout masks.
+Images stay uint8 on the device; each batch is one gather of random crops and flips. The epoch that does best on the validation split is kept, the last
+one where `validation: 0` leaves no such split. Everything random in an epoch derives from (seed, epoch), so a run resumes from its checkpoint with the
+same data order and dropout masks.
 """
 
 from __future__ import annotations
@@ -195,23 +196,24 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         if not loss < float("inf"):
             cure = f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}"
             raise FloatingPointError(f"the loss is no longer finite in epoch {epoch}: {cure}")
-        val = evaluate(model, data.val)
+        val = evaluate(model, data.val) if len(data.val) else None
+        val_loss, val_error = (val.loss, 1 - val.accuracy) if val else (float("nan"), float("nan"))
         lr = optimiser.param_groups[0]["lr"]
         if when == "epoch":
-            scheduler.step(val.loss)
-        if val.accuracy >= state["best"]:
+            scheduler.step(val_loss)
+        if val is None or val.accuracy >= state["best"]:
             best_model = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-            state |= {"best": val.accuracy, "best_epoch": epoch, "best_model": best_model}
-        row = (epoch, lr, loss / seen, errors / seen, val.loss, 1 - val.accuracy)
+            state |= {"best": val.accuracy if val else None, "best_epoch": epoch, "best_model": best_model}
+        row = (epoch, lr, loss / seen, errors / seen, val_loss, val_error)
         state["history"] = [*state["history"], row]
         state |= {"epoch": epoch, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
                   "scheduler": scheduler.state_dict() if scheduler else None,
                   "seconds": state["seconds"] + time.perf_counter() - started}  # fmt: skip
         with provenance.atomic(profile.checkpoint_file) as temporary:
             torch.save(state, temporary)
-        bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error {1 - val.accuracy:.1%}")
+        bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error {val_error:.1%}")
         if progress and bar.disable:
-            print(f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error {errors / seen:6.1%}  val error {1 - val.accuracy:6.1%}", flush=True)
+            print(f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error {errors / seen:6.1%}  val error {val_error:6.1%}", flush=True)
     bar.close()
     return _finish(profile, data, model, state, device)
 

@@ -25,7 +25,7 @@ from .data import Data, Images, load_data
 from .models import build_model, evaluating
 from .profiles import ModelConfig, Profile, TrainingConfig, TransferConfig, load_profile
 from .training import default_device, evaluate, trained, weights_key
-from .variants import draw, imagenet, mean_std, resized, smaller, trained_quietly, variant
+from .variants import checked, draw, imagenet, mean_std, resized, smaller, trained_quietly, variant
 
 if typing.TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -106,6 +106,7 @@ def load_task(profile: Profile, data: Data, seed: int = 0) -> Task:
     Trains the source net unless it is there. Raises ValueError where the two are the same, or where the profile cannot train the net on half of its classes.
     """
     config = profile.transfer
+    checked(data, profile)
     if config.source == profile.name:
         raise ValueError(f"transfer.source = {config.source!r} is the profile itself: name another one, or leave it out to split the classes")
     if config.source is None:

@@ -18,6 +18,12 @@ from .profiles import ModelConfig, Profile, TrainingConfig
 from .training import default_device, train
 
 
+def checked(data: Data, profile: Profile) -> None:
+    """Raises ValueError where there are no validation images, on which the best epoch and the softmax's strength are chosen."""
+    if not len(data.val):
+        raise ValueError(f"profile {profile.name!r} has no validation images, on which this experiment chooses: set `data: validation:` to 0.1, say")
+
+
 def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     """Sorted indices of `per_class` images of every class, drawn without replacement from (seed, class): a larger draw holds the smaller one.
 

@@ -1,0 +1,180 @@
+"""How discriminative are the features of each layer? (paper, section 5.3 and Table 7)
+
+A linear classifier on the features of layer n alone: a linear support vector machine on layers 1 to 7, and a softmax on layers 5 and 7. The net itself is left
+as it is. Three choices, none of which the paper states:
+
+- Maps are averaged over an adaptive grid, as fine as `probes.features` numbers per layer allow, so that layer 1 costs no more than layer 5.
+- Features are standardised by the probe's own training images and divided by the square root of their number: C then means the same at every layer.
+- C is chosen on validation images; test images are used once, after that. Accuracy is the mean over classes of each one's, as in the paper's Table 4.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.svm import LinearSVC
+from torch import nn
+from tqdm.auto import tqdm
+
+from . import provenance
+from .data import Data, Images, batches
+from .depth import depths, layer_outputs
+from .models import build_model
+from .profiles import Profile
+
+GRID = {"svm": (0.01, 0.1, 1.0, 10.0), "softmax": (0.1, 1.0, 10.0, 100.0, 1000.0)}  # values of C to choose from
+HELD_OUT = 50  # at most so many validation and test images per class, as in the paper's Table 4
+NETS = ("trained", "random weights")
+PAPER = {  # Table 7: accuracy in percent on Caltech-101 (30 training images per class) and Caltech-256 (60)
+    "svm": {1: (44.8, 24.6), 2: (66.2, 39.6), 3: (72.3, 46.0), 4: (76.6, 51.3), 5: (86.2, 65.6), 7: (85.5, 71.7)},
+    "softmax": {5: (82.9, 65.7), 7: (85.4, 72.6)},
+}
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Accuracy on the test images, 0..1, and the C chosen: `accuracy[net, kind, layer]` and `penalty[…]`, float64 (sizes, draws), sizes as in `per_class`."""
+
+    per_class: tuple[int, ...]
+    accuracy: dict[tuple[str, str, int], torch.Tensor]
+    penalty: dict[tuple[str, str, int], torch.Tensor]
+    dimensions: dict[int, int]
+    n_val: int
+    n_test: int
+
+
+def grid_side(channels: int, side: int, limit: int) -> int:
+    """The finest grid over maps of `side` with at most `limit` numbers for `channels` maps; at least 1, at most `side`."""
+    return max(1, min(side, math.isqrt(limit // channels)))
+
+
+@torch.no_grad()
+def features(model: nn.Module, images: Images, layers: Sequence[int], limit: int = 4096, batch_size: int = 64) -> dict[int, torch.Tensor]:
+    """Features (N, F) of centre crops by layer, float32 on the CPU, in one pass: maps averaged over a grid so that F <= `limit`, hidden layers whole."""
+    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    for _, inputs, _ in batches(images, batch_size):
+        for layer, x in layer_outputs(model, inputs, layers).items():
+            if x.ndim == 4:
+                x = F.adaptive_avg_pool2d(x, tuple(grid_side(x.shape[1], side, limit) for side in x.shape[2:]))
+            found[layer].append(x.flatten(1).float().cpu())
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def coordinates(train: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Features (n, F) standardised by those of `train`, divided by sqrt(F), and turned into the space that `train` spans: (n, min(len(train), F)).
+
+    Linear classifiers with a quadratic penalty depend on the inner products with the training images alone, and these stay; fitting is only quicker.
+    """
+    mean, std = train.mean(0), train.std(0, correction=0)
+    scale = torch.where(std > 1e-6 * std.max(), std, 1.0) * math.sqrt(train.shape[1])
+    scaled = [(x - mean) / scale for x in (train, *others)]
+    basis = torch.linalg.qr(scaled[0].T).Q
+    return tuple(x @ basis for x in scaled)
+
+
+def fit(kind: str, x: torch.Tensor, y: torch.Tensor, penalty: float):
+    """scikit-learn's "svm" (linear, squared hinge, one against the rest) or "softmax" (multinomial), fitted. ValueError for another kind."""
+    if kind not in GRID:
+        raise ValueError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
+    probe = LinearSVC(C=penalty, dual=True, random_state=0, max_iter=2000) if kind == "svm" else LogisticRegression(C=penalty, max_iter=2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a large C that does not converge loses on the validation images, or is as good
+        return probe.fit(x.numpy(), y.numpy())
+
+
+def probe(kind: str, train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tensor, torch.Tensor], test: tuple[torch.Tensor, torch.Tensor],
+          grid: Sequence[float] | None = None) -> tuple[float, float]:  # fmt: skip
+    """Mean per-class accuracy on `test` of the probe fitted on `train`, with the C that is best on `val`, the smallest of equals: (accuracy, C).
+
+    Each of the three is features (n, F) and labels (n,); `grid` has the values of C to choose from, by default those of `GRID`.
+    """
+    x, x_val, x_test = coordinates(train[0], val[0], test[0])
+    best = max(((fit(kind, x, train[1], penalty), penalty) for penalty in sorted(grid or GRID[kind])), key=_on(x_val, val[1]))
+    return _on(x_test, test[1])(best), best[1]
+
+
+def _on(x: torch.Tensor, y: torch.Tensor):
+    """The measure of a (classifier, C) on these images."""
+    return lambda found: balanced_accuracy_score(y.numpy(), found[0].predict(x.numpy()))
+
+
+def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
+    """`per_class` random indices of every class, (classes, per_class); those of a smaller number come first. ValueError where a class has fewer images."""
+    generator, rows = torch.Generator().manual_seed(seed), []
+    for label in labels.unique():
+        own = (labels == label).nonzero().flatten()
+        if len(own) < per_class:
+            cure = "lower `probes: per_class:` in the profile, or `data: validation:` and `data: test:`"
+            raise ValueError(f"class {int(label)} has {len(own)} training images, fewer than the {per_class} of the probes: {cure}")
+        rows.append(own[torch.randperm(len(own), generator=generator)[:per_class]])
+    return torch.stack(rows)
+
+
+def held_out(images: Images, per_class: int, seed: int) -> Images:
+    """At most `per_class` random images of every class."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    rank = F.one_hot(images.labels[order], len(images.classes)).cumsum(0).gather(1, images.labels[order][:, None]).flatten()
+    return images.subset(order[rank <= per_class].sort().values)
+
+
+def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = True) -> Probes:
+    """Table 7 of the profile's net, and of the same net with the random weights it started from; found in `runs/<profile>/probes.safetensors` or made now.
+
+    Raises ValueError where a class has fewer training images than `probes.per_class` asks for.
+    """
+    config = profile.probes
+    parts = {"val": held_out(data.val, HELD_OUT, profile.seed), "test": held_out(data.test, HELD_OUT, profile.seed)}
+    chosen = [draw(data.train.labels, max(config.per_class), profile.seed * 1000 + n) for n in range(config.draws)]
+    union, where = torch.cat([one.flatten() for one in chosen]).unique(return_inverse=True)
+    where = where.view(config.draws, *chosen[0].shape)
+    parts["train"] = data.train.subset(union)
+    layers = [layer for layer in depths(model) if layer <= 7]
+    kinds = [("svm", layer) for layer in layers] + [("softmax", layer) for layer in (5, 7) if layer in layers]
+
+    def build():
+        tensors, dimensions = {}, {}
+        nets = dict(zip(NETS, (model, build_model(profile, len(data.classes)).to(next(model.parameters()).device)), strict=True))
+        bar = tqdm(total=len(nets) * len(kinds), desc="probes", leave=False, disable=None if progress else True)
+        for name, net in nets.items():
+            found = {part: features(net, images, layers, config.features) for part, images in parts.items()}
+            for kind, layer in kinds:
+                held = [(found[part][layer], parts[part].labels) for part in ("val", "test")]
+                own, labels = found["train"][layer], parts["train"].labels
+                rows = [[probe(kind, (own[one[:, :n].flatten()], labels[one[:, :n].flatten()]), *held) for one in where] for n in config.per_class]
+                tensors[f"{name}/{kind}/{layer}"] = torch.tensor(rows, dtype=torch.float64)
+                dimensions[layer] = own.shape[1]
+                bar.update()
+        bar.close()
+        return tensors, provenance.record(profile, dimensions=dimensions)
+
+    weights = provenance.tensors_hash(model.state_dict())
+    prints = [getattr(data, part).fingerprint for part in ("train", "val", "test")]
+    key = provenance.key_of(weights, prints, config, profile.model, profile.seed, GRID, provenance.code_version("probes", "depth", "models"))
+    tensors, meta = provenance.artefact(profile.runs / "probes.safetensors", key, build)
+    tables = {(net, kind, layer): tensors[f"{net}/{kind}/{layer}"] for net in NETS for kind, layer in kinds}
+    dimensions = {int(layer): count for layer, count in meta["dimensions"].items()}
+    accuracy, penalty = ({name: table[..., n] for name, table in tables.items()} for n in (0, 1))
+    return Probes(config.per_class, accuracy, penalty, dimensions, len(parts["val"]), len(parts["test"]))
+
+
+def table(found: Probes) -> list[dict[str, object]]:
+    """Rows of the CSV: one per net, kind, layer and number of training images, with the paper's two accuracies beside the trained net's largest number."""
+    rows = []
+    for (net, kind, layer), values in found.accuracy.items():
+        for n, size in enumerate(found.per_class):
+            own = PAPER[kind].get(layer, ("", "")) if net == NETS[0] and size == max(found.per_class) else ("", "")
+            rows.append({
+                "net": net, "classifier": kind, "layer": layer, "features": found.dimensions[layer], "images_per_class": size,
+                "accuracy": f"{values[n].mean():.4f}", "std": f"{values[n].std(correction=0):.4f}", "draws": values.shape[1],
+                "C": " ".join(f"{c:g}" for c in sorted(found.penalty[net, kind, layer][n].tolist())),
+                "paper_caltech101": own[0], "paper_caltech256": own[1],
+            })  # fmt: skip
+    return rows
