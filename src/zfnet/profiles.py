@@ -127,6 +127,43 @@ class ProbesConfig:
 
 
 @dataclass(frozen=True)
+class AblationConfig:
+    """The nets of Table 3, small enough to train three dozen of them; `maps` and `fc` are factors on the paper's widths."""
+
+    size: int = 56  # side of the images in pixels; both nets need 48
+    images: int = 1000  # training images, all classes together
+    seeds: int = 3  # nets per row
+    maps: float = 0.25
+    fc: float = 0.0625
+    dropout: float = 0.1  # 0.5 keeps nets as narrow as these on the plateau of chance
+    epochs: int = 12
+    batch_size: int = 20
+    lr: float = 0.007
+    weight_decay: float = 0.0005
+    rms: float | None = 0.1
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """Tables 4 and 5: the source net, and the nets trained from scratch; `maps` and `fc` are factors on the paper's widths."""
+
+    source: str | None = None  # the profile whose net is transferred; None: one trained on half of the classes
+    size: int = 56  # side of the images in pixels
+    per_class: tuple[int, ...] = (1, 3, 10, 30, 100)  # training images of each class
+    draws: int = 3  # random sets of training images for each number
+    maps: float = 0.25
+    fc: float = 0.0625
+    dropout: float = 0.2
+    source_epochs: int = 15
+    epochs: int = 25
+    epoch_images: int = 400  # what an epoch from scratch shows, however few images there are
+    batch_size: int = 20
+    lr: float = 0.007
+    weight_decay: float = 0.0005
+    rms: float | None = 0.1
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     title: str
@@ -139,6 +176,8 @@ class Profile:
     invariance: InvarianceConfig = field(default_factory=InvarianceConfig)
     correspondence: CorrespondenceConfig = field(default_factory=CorrespondenceConfig)
     probes: ProbesConfig = field(default_factory=ProbesConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
     scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
     notebooks: tuple[str, ...] = NOTEBOOKS
 
@@ -259,6 +298,11 @@ def _validated(profile: Profile, where: str) -> Profile:
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
     if training:
         positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
+    small, transfer = profile.ablation, profile.transfer
+    positive |= {f"ablation.{name}": getattr(small, name) for name in ("images", "seeds", "maps", "fc", "epochs", "batch_size", "lr", "rms")}
+    positive |= {f"transfer.{name}": getattr(transfer, name) for name in
+                 ("draws", "maps", "fc", "source_epochs", "epochs", "epoch_images", "batch_size", "lr", "rms")}  # fmt: skip
+    positive |= {f"transfer.per_class[{i}]": n for i, n in enumerate(transfer.per_class)}
     for name, value in positive.items():
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{where}: {name} = {value}: must be positive")
@@ -272,8 +316,12 @@ def _validated(profile: Profile, where: str) -> Profile:
         raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
     if training and (bad := [part for part in training.snapshots if not 1 <= part <= 64]):
         raise ValueError(f"{where}: training.snapshots has {bad[0]}: choose from 1 to 64, the end of the run")
-    if not 0 <= model.dropout < 1:
-        raise ValueError(f"{where}: model.dropout = {model.dropout}: must be at least 0 and less than 1")
+    for name, config in (("model", model), ("ablation", small), ("transfer", transfer)):
+        if not 0 <= config.dropout < 1:
+            raise ValueError(f"{where}: {name}.dropout = {config.dropout}: must be at least 0 and less than 1")
+    for name, config in (("ablation", small), ("transfer", transfer)):
+        if config.size < 48:
+            raise ValueError(f"{where}: {name}.size = {config.size}: the nets' five layers need at least 48 pixels")
     if profile.occlusion.size > data.size:
         raise ValueError(f"{where}: occlusion.size = {profile.occlusion.size} does not fit into data.size = {data.size}")
     if profile.correspondence.size > data.size:

@@ -1,5 +1,6 @@
 """Every panel and grid of the figures: `plots.top9_figure(…)`, `plots.save_figure(figure, profile, "02_layer1_top9")`."""
 
+from .ablation import ablation_figure
 from .correspondence import correspondence_figure
 from .evolution import curves_figure, evolution_figure, evolution_tiles
 from .filters import filters_figure
@@ -11,11 +12,12 @@ from .sanity import sanity_figure
 from .saving import fingerprint, save_figure, save_table
 from .top9 import channels_figure, one_image_figure, random_maps, spread, top9_figure, top9_tiles
 from .training import confusion_figure, predictions_figure, training_figure
+from .transfer import transfer_figure
 from .transposed import draw_array, matrix_figure, overlap_figure, walk_figure
 
 __all__ = [
-    "PERCENTILE", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "correspondence_figure", "crop_field", "curves_figure",
-    "draw_array", "evolution_figure", "evolution_tiles", "filters_figure", "fingerprint", "invariance_figure", "matrix_figure", "mosaic",
+    "PERCENTILE", "ablation_figure", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "correspondence_figure", "crop_field",
+    "curves_figure", "draw_array", "evolution_figure", "evolution_tiles", "filters_figure", "fingerprint", "invariance_figure", "matrix_figure", "mosaic",
     "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "probes_figure", "random_maps", "sanity_figure", "save_figure",
-    "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "walk_figure",
+    "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "transfer_figure", "walk_figure",
 ]  # fmt: skip
