@@ -35,7 +35,7 @@ def test_every_profile_of_the_project_loads(name):
     ("title: T\ntraining: {lr: .nan}", ValueError, "training.lr = nan: must be positive"),
     ("title: T\ndata: {validation: 2.0}", ValueError, "data.validation = 2.0: must be at least 0 .none: the last epoch is kept. and less than 1"),
     ("title: T\ndata: {validation: 0}", ValueError, "data.validation = 0 leaves nothing for scan_split: val"),
-    ("title: T\nnotebooks: [99_none]", ValueError, r"notebooks = \['99_none'\]: choose from 01_train"),
+    ("title: T\nnotebooks: [99_none]", ValueError, r"notebooks = \['99_none'\]: choose from 00_transposed"),
     ("title: T\nocclusion: {size: 500}", ValueError, "occlusion.size = 500 does not fit"),
     ("seed: 1", ValueError, "missing title"),
     ("- a list", TypeError, "expected keys and values, got list"),
