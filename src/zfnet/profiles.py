@@ -90,6 +90,16 @@ class OcclusionConfig:
 
 
 @dataclass(frozen=True)
+class FiltersConfig:
+    """The nets of Fig. 6, trained briefly and alike: the profile's recipe but for `epochs`, `maps`, at most `images` images, and the filters' bound `rms`."""
+
+    epochs: int = 3
+    images: int = 4050
+    maps: tuple[int, ...] = (96, 128, 128, 128, 128)
+    rms: float = 0.1
+
+
+@dataclass(frozen=True)
 class Profile:
     name: str
     title: str
@@ -98,6 +108,7 @@ class Profile:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
+    filters: FiltersConfig = field(default_factory=FiltersConfig)
     scan_split: typing.Literal["train", "val", "test"] = "val"  # the images that top-9 searches
     notebooks: tuple[str, ...] = NOTEBOOKS
 
@@ -211,6 +222,7 @@ def _validated(profile: Profile, where: str) -> Profile:
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
                 "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class}  # fmt: skip
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
+    positive |= {f"filters.{name}": getattr(profile.filters, name) for name in ("epochs", "images", "rms")}
     if training:
         positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
     for name, value in positive.items():
@@ -219,6 +231,8 @@ def _validated(profile: Profile, where: str) -> Profile:
     for name in ("validation", "test"):
         if not 0 < getattr(data, name) < 1:
             raise ValueError(f"{where}: data.{name} = {getattr(data, name)}: must be between 0 and 1")
+    if len(profile.filters.maps) != 5 or min(profile.filters.maps) < 1:
+        raise ValueError(f"{where}: filters.maps = {list(profile.filters.maps)}: expected the numbers of maps of five layers")
     if data.size > data.resize:
         raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
     if training and (bad := [part for part in training.snapshots if not 1 <= part <= 64]):

@@ -1,0 +1,154 @@
+"""First-layer filters and aliasing (paper, section 4.1 and Fig. 6): which filters dominate, which are dead, and what the stride folds back.
+
+Samples `stride` pixels apart can hold frequencies up to the Nyquist frequency, 1 / (2 stride) cycles per pixel, along rows and along columns. What lies above
+is not lost but *folds back*: it looks like a lower frequency that the image does not have. A convolution with a stride is the convolution at every pixel
+followed by sampling, so the share of its full-resolution maps' energy above that frequency is exactly the share that aliases.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .data import Data, Images
+from .profiles import Profile
+from .windows import pair
+
+DEAD = 0.1  # a filter is dead by weight when its RMS is below this share of the layer's median RMS
+DOMINATING = 2.0  # and dominates when it is above this many medians
+
+
+@dataclass(frozen=True)
+class FilterCounts:
+    """Of `filters` first-layer filters: `dead` and `dominating` are bool (filters,) by weight, `silent` those that never fire (None where not measured)."""
+
+    rms: torch.Tensor
+    dead: torch.Tensor
+    dominating: torch.Tensor
+    silent: torch.Tensor | None
+
+    @property
+    def ratio(self) -> float:
+        """The largest RMS over the median: how far the strongest filter stands out."""
+        return float(self.rms.max() / self.rms.median())
+
+    @property
+    def share(self) -> float:
+        """The strongest filter's share of the layer's energy (sum of squared weights)."""
+        return float(self.rms.max().square() / self.rms.square().sum())
+
+
+def first_convolution(features: nn.Sequential) -> nn.Conv2d:
+    """The layer that sees the pixels. Raises ValueError when there is none."""
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            return layer
+    raise ValueError("this net has no Conv2d; first-layer filters are those of its first one")
+
+
+def filter_rms(weight: torch.Tensor) -> torch.Tensor:
+    """Root mean square of every filter (maps, channels, k, k), float64 (maps,): what the paper's recipe bounds by 0.1."""
+    if weight.ndim != 4:
+        raise ValueError(f"weight: expected (maps, channels, k, k), got {tuple(weight.shape)}")
+    return weight.detach().cpu().double().square().mean((1, 2, 3)).sqrt()
+
+
+def count_filters(weight: torch.Tensor, strongest: torch.Tensor | None = None) -> FilterCounts:
+    """Dead and dominating filters of weight (maps, channels, k, k), against the layer's median RMS; its lower median where the number is even.
+
+    dead: RMS below DEAD medians; dominating: above DOMINATING medians; silent: `strongest` (maps,), the largest activation over the images, is not above 0.
+    """
+    rms = filter_rms(weight)
+    if strongest is not None and strongest.shape != rms.shape:
+        raise ValueError(f"strongest: expected one value for each of the {len(rms)} filters, got {tuple(strongest.shape)}")
+    median = rms.median()
+    return FilterCounts(rms, rms < DEAD * median, rms > DOMINATING * median, None if strongest is None else strongest.cpu() <= 0)
+
+
+def energy_above(maps: torch.Tensor, limits: Sequence[float], window: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spectral energy of real maps (…, H, W) above each frequency of `limits` (cycles per pixel, in rows or in columns), and in total.
+
+    Each map's mean is taken off first. `window` multiplies by a Hann window, for maps that were cut out of something larger: without it the jump from one
+    edge to the opposite one counts as high frequencies. Returns float64 (len(limits),) and a scalar; sum both over batches, then divide.
+    """
+    height, width = maps.shape[-2:]
+    values = maps.detach() - maps.detach().mean((-2, -1), keepdim=True)
+    kind = {"dtype": values.dtype, "device": values.device}
+    if window:
+        values = values * torch.hann_window(height, **kind)[:, None] * torch.hann_window(width, **kind)
+    energy = torch.fft.rfft2(values).abs().square().double().flatten(0, -3).sum(0)
+    rows, columns = torch.fft.fftfreq(height, **kind).abs(), torch.fft.rfftfreq(width, **kind)
+    energy[:, (columns > 0) & (columns < 0.5)] *= 2  # a real map's negative frequencies mirror the positive ones, which alone are computed
+    highest = torch.maximum(rows[:, None], columns)
+    return torch.stack([energy[highest > limit + 1e-6].sum() for limit in limits]), energy.sum()
+
+
+def nyquist(stride: int) -> float:
+    """The highest frequency, in cycles per pixel, that samples `stride` pixels apart can hold. Raises ValueError for a stride below 1."""
+    if stride < 1:
+        raise ValueError(f"stride = {stride}: must be at least 1")
+    return 1 / (2 * stride)
+
+
+@torch.no_grad()
+def full_resolution(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+    """The convolution of images (N, 3, H, W) at every pixel, where the filter lies wholly inside the image: stride 1, no padding, no bias."""
+    return F.conv2d(images.to(layer.weight), layer.weight, None, 1, 0, layer.dilation, layer.groups)
+
+
+def folded_share(layer: nn.Conv2d, images: Images, indices: torch.Tensor, strides: Sequence[int], batch_size: int = 10) -> list[float]:
+    """For every stride the share, 0..1, of the energy of `layer`'s maps on these images that sampling with it folds back.
+
+    The maps are those before the rectification (which works on single values, so it makes no difference whether it comes before or after the sampling), at
+    full resolution, without their mean, under a Hann window.
+    """
+    limits = [nyquist(stride) for stride in strides]
+    return _share((full_resolution(layer, images.batch(part)) for part in indices.split(batch_size)), limits, window=True)
+
+
+def passed_share(layer: nn.Conv2d, strides: Sequence[int], side: int = 64) -> list[float]:
+    """The same for white noise instead of images: what the filters themselves let pass. Filters alike at all frequencies would give 1 - 1 / stride^2."""
+    weight = layer.weight.detach()
+    padded = F.pad(weight, (0, side - weight.shape[-1], 0, side - weight.shape[-2]))
+    return _share([padded], [nyquist(stride) for stride in strides], window=False)
+
+
+def projected_share(projections: torch.Tensor, strides: Sequence[int]) -> list[float]:
+    """For every stride the share of the energy of projections (N, 3, H, W) above its Nyquist frequency.
+
+    A projection of layer 2 reaches the pixels through maps sampled `stride` pixels apart, whose spectrum repeats beyond that frequency: what a projection has
+    there are such repetitions, the grids and blocks of Fig. 6 (d).
+    """
+    return _share([projections], [nyquist(stride) for stride in strides], window=False)
+
+
+def _share(batches: Iterable[torch.Tensor], limits: Sequence[float], window: bool) -> list[float]:
+    above, total = torch.zeros(len(limits), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for maps in batches:
+        more, all_ = energy_above(maps, limits, window)
+        above, total = above + more.cpu(), total + all_.cpu()
+    return (above / total).tolist() if total > 0 else [0.0] * len(limits)
+
+
+def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
+    """The nets of Fig. 6 as derived profiles, with their data: ZFNet without the bound on its filters, AlexNet, and ZFNet; all trained alike.
+
+    Each differs from `profile` by its net and by `profile.filters`: fewer epochs on fewer images, and the bound. `trained` keeps each of them under
+    `runs/<profile>/filters/`. Raises ValueError for a pretrained profile, which has nothing to train.
+    """
+    if profile.training is None:
+        raise ValueError(f"profile {profile.name!r} is pretrained: there is no training to repeat. Choose one with a `training:` section, such as demo")
+    config = profile.filters
+    few = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(profile.seed))[: config.images].sort().values
+    data = dataclasses.replace(data, train=data.train.subset(few))
+    nets = {}
+    for name, net, rms in (("zfnet-free", "zfnet", None), ("alexnet", "alexnet", config.rms), ("zfnet", "zfnet", config.rms)):
+        model = dataclasses.replace(profile.model, name=net, maps=config.maps, weights=None)
+        training = dataclasses.replace(profile.training, epochs=config.epochs, rms=rms, ten_crop=False, snapshots=())
+        nets[name] = dataclasses.replace(profile, name=f"{profile.name}/filters/{name}", model=model, training=training), data
+    return nets

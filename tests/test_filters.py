@@ -1,0 +1,163 @@
+"""Filters counted, aliasing measured: planted filters, sinusoids whose frequency is known, and a transform written from its definition."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from zfnet import Images, filters, load_profile, plots
+from zfnet.data import Data
+from zfnet.profiles import _validated
+
+
+def planted():
+    weight = torch.randn(9, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    weight /= weight.square().mean((1, 2, 3), keepdim=True).sqrt()
+    weight[2] *= 0.05
+    weight[7] *= 6
+    return weight
+
+
+def test_a_planted_dead_and_a_planted_dominating_filter_are_counted():
+    found = filters.count_filters(planted(), torch.tensor([1.0, 2, 0, 1, 0, 1, 1, -1, 1]))
+    assert found.dead.nonzero().flatten().tolist() == [2] and found.dominating.nonzero().flatten().tolist() == [7]
+    assert found.silent.nonzero().flatten().tolist() == [2, 4, 7]
+    assert found.ratio == pytest.approx(6) and found.share == pytest.approx(36 / (36 + 7 + 0.0025))
+    assert filters.count_filters(planted()).silent is None
+
+
+def test_the_thresholds_are_where_they_are_said_to_be():
+    weight = torch.ones(5, 1, 2, 2) * torch.tensor([0.099, 0.101, 1, 1.99, 2.01]).view(5, 1, 1, 1)
+    found = filters.count_filters(weight)
+    assert found.dead.tolist() == [True, False, False, False, False] and found.dominating.tolist() == [False, False, False, False, True]
+    assert filters.filter_rms(torch.tensor([[[[3.0, 4.0]]]])).item() == pytest.approx(math.sqrt(12.5))
+
+
+def wave(rows, columns, side=32):
+    """A sinusoid of that many cycles over `side` pixels down and across."""
+    n = torch.arange(side, dtype=torch.float64)
+    return torch.sin(2 * math.pi * (rows * n[:, None] + columns * n) / side + 0.3)
+
+
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize(("rows", "columns", "share"), [(3, 5, 0), (0, 6, 0), (6, 0, 0), (5, 11, 1), (11, 2, 1), (12, 12, 1), (0, 16, 1), (15, 0, 1), (-11, 4, 1)])
+def test_a_sinusoid_below_the_limit_counts_nothing_and_one_above_counts_all(rows, columns, share, window):
+    maps = 3 * wave(rows, columns) + 100  # the limit of stride 2 is 8 cycles over 32 pixels
+    above, total = filters.energy_above(maps[None], [filters.nyquist(2), filters.nyquist(1)], window)
+    assert (above[0] / total).item() == pytest.approx(share, abs=1e-9) and above[1] == 0
+
+
+def test_the_limit_itself_can_still_be_sampled():
+    above, total = filters.energy_above((wave(8, 0) + 2 * wave(0, 9))[None], [filters.nyquist(2)])
+    assert (above / total).item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("window", [False, True])
+@pytest.mark.parametrize("size", [(7, 9), (8, 6)])
+def test_energy_equals_the_transform_written_from_its_definition(size, window):
+    maps = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    height, width = size
+    limits = [0.125, 0.25, 0.3]
+    expected, total = torch.zeros(3, dtype=torch.float64), 0.0
+    for one in (maps - maps.mean((2, 3), keepdim=True)).flatten(0, 1):
+        if window:
+            one = one * torch.tensor([[math.sin(math.pi * y / height) ** 2 * math.sin(math.pi * x / width) ** 2 for x in range(width)] for y in range(height)],
+                                     dtype=torch.float64)  # fmt: skip
+        for p in range(height):
+            for q in range(width):
+                phase = torch.tensor([[-2 * math.pi * (p * y / height + q * x / width) for x in range(width)] for y in range(height)], dtype=torch.float64)
+                power = float((one * phase.cos()).sum() ** 2 + (one * phase.sin()).sum() ** 2)
+                highest = max(min(p, height - p) / height, min(q, width - q) / width)
+                total += power
+                expected += torch.tensor([power if highest > limit + 1e-9 else 0.0 for limit in limits], dtype=torch.float64)
+    above, everything = filters.energy_above(maps, limits, window)
+    assert torch.allclose(above, expected, rtol=1e-9) and everything.item() == pytest.approx(total, rel=1e-6)
+
+
+def images(pixels):
+    return Images(pixels, torch.zeros(len(pixels), dtype=torch.long), ("a",), pixels.shape[-1], torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+
+
+def test_the_strided_convolution_samples_the_full_resolution_maps():
+    layer = nn.Conv2d(3, 4, 5, stride=3, padding=0)
+    x = torch.randn(2, 3, 17, 17, generator=torch.Generator().manual_seed(2))
+    full = filters.full_resolution(layer, x)
+    assert full.shape == (2, 4, 13, 13)
+    assert torch.allclose(full[:, :, ::3, ::3] + layer.bias.view(1, -1, 1, 1), layer(x), atol=1e-6)
+
+
+def test_what_folds_back_is_what_looks_like_another_frequency_after_sampling():
+    """14 cycles over 48 pixels, sampled every 4: the strided layer cannot tell them from 2 cycles, and all of the energy counts; at stride 1 none does."""
+    layer = nn.Conv2d(3, 1, 1, stride=4, bias=False)
+    layer.weight.data.fill_(1 / 3)
+    n = torch.arange(48)
+    high, low = (torch.cos(2 * math.pi * cycles * n / 48) for cycles in (14, 2))
+    assert torch.allclose(layer(high.expand(1, 3, 48, 48)), layer(low.expand(1, 3, 48, 48)), atol=1e-5)
+    for pattern, expected in ((high, [0.0, 1.0, 1.0]), (low, [0.0, 0.0, 0.0])):
+        pixels = (100 + 100 * pattern).round().to(torch.uint8).expand(2, 3, 48, 48)
+        assert filters.folded_share(layer, images(pixels), torch.arange(2), (1, 2, 4), 1) == pytest.approx(expected, abs=1e-4)
+
+
+def test_shares_do_not_depend_on_the_batch_size():
+    layer = nn.Conv2d(3, 4, 3)
+    some = images(torch.randint(0, 256, (5, 3, 20, 20), generator=torch.Generator().manual_seed(3), dtype=torch.uint8))
+    one, five = (filters.folded_share(layer, some, torch.arange(5), (2, 4), size) for size in (1, 5))
+    assert one == pytest.approx(five, rel=1e-5) and 0 < one[0] < one[1] < 1
+
+
+def test_a_single_pixel_filter_passes_all_frequencies_and_a_smooth_one_few():
+    flat = nn.Conv2d(3, 2, 1)
+    assert filters.passed_share(flat, (1, 2, 4)) == pytest.approx([0, 1 - 1 / 4, 1 - 1 / 16], abs=0.02)  # 33 of 64 rows and columns lie within stride 2
+    box = nn.Conv2d(3, 1, 8)
+    box.weight.data.fill_(1.0)
+    assert filters.passed_share(box, (2,))[0] < 0.12
+
+
+def test_projections_are_measured_as_they_are():
+    grid = torch.zeros(1, 3, 32, 32)
+    grid[..., ::4, ::4] = 1  # 4 x 4 equal frequencies, 0 and 1/4 and 1/2 either way; without the mean 15, of which 7 are at 1/2
+    assert filters.projected_share(grid, (1, 2, 4)) == pytest.approx([0, 7 / 15, 1], abs=1e-6)
+    assert filters.projected_share(torch.zeros(1, 3, 8, 8), (2,)) == [0.0]
+
+
+def small_data():
+    pixels = torch.zeros(12, 3, 70, 70, dtype=torch.uint8)
+    pixels[:, 0, 0, 0] = torch.arange(12)
+    whole = images(pixels)
+    return Data(whole, whole, whole, ("a",))
+
+
+def test_the_compared_nets_differ_in_one_thing_each():
+    profile = load_profile("demo")
+    profile = dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, images=7, rms=0.05))
+    nets = filters.compared(profile, small_data())
+    assert list(nets) == ["zfnet-free", "alexnet", "zfnet"]
+    profiles = {name: derived for name, (derived, _) in nets.items()}
+    assert [(p.model.name, p.training.rms) for p in profiles.values()] == [("zfnet", None), ("alexnet", 0.05), ("zfnet", 0.05)]
+    assert dataclasses.replace(profiles["zfnet-free"].training, rms=0.05) == profiles["zfnet"].training == profiles["alexnet"].training
+    assert dataclasses.replace(profiles["alexnet"].model, name="zfnet") == profiles["zfnet"].model == profiles["zfnet-free"].model
+    assert len({p.runs for p in profiles.values()}) == 3 and all(p.runs.is_relative_to(profile.runs) for p in profiles.values())
+    chosen = [data.train.pixels[:, 0, 0, 0].tolist() for _, data in nets.values()]
+    assert chosen[0] == chosen[1] == chosen[2] == sorted(set(chosen[0])) and len(chosen[0]) == 7
+
+
+def test_errors_name_the_value_and_the_cure():
+    with pytest.raises(ValueError, match="'vgg19' is pretrained.*such as demo"):
+        filters.compared(load_profile("vgg19"), small_data())
+    with pytest.raises(ValueError, match="stride = 0: must be at least 1"):
+        filters.nyquist(0)
+    with pytest.raises(ValueError, match=r"expected \(maps, channels, k, k\), got \(3, 4\)"):
+        filters.filter_rms(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"one value for each of the 9 filters, got \(4,\)"):
+        filters.count_filters(planted(), torch.zeros(4))
+    with pytest.raises(ValueError, match="no Conv2d"):
+        filters.first_convolution(nn.Sequential(nn.ReLU()))
+    demo = load_profile("demo")
+    with pytest.raises(ValueError, match="filters.epochs = 0: must be positive"):
+        _validated(dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, epochs=0)), "mine")
+    with pytest.raises(ValueError, match=r"filters.maps = \[96, 0\]: expected the numbers of maps of five layers"):
+        _validated(dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, maps=(96, 0))), "mine")
