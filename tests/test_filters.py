@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from zfnet import Images, filters, load_profile, plots
+from zfnet import Deconvnet, Images, filters, load_profile, paper_layers, scan
 from zfnet.data import Data
 from zfnet.profiles import _validated
 
@@ -44,7 +44,9 @@ def wave(rows, columns, side=32):
 
 
 @pytest.mark.parametrize("window", [False, True])
-@pytest.mark.parametrize(("rows", "columns", "share"), [(3, 5, 0), (0, 6, 0), (6, 0, 0), (5, 11, 1), (11, 2, 1), (12, 12, 1), (0, 16, 1), (15, 0, 1), (-11, 4, 1)])
+@pytest.mark.parametrize(("rows", "columns", "share"), [
+    (3, 5, 0), (0, 6, 0), (6, 0, 0), (5, 11, 1), (11, 2, 1), (12, 12, 1), (0, 16, 1), (15, 0, 1), (-11, 4, 1),
+])  # fmt: skip
 def test_a_sinusoid_below_the_limit_counts_nothing_and_one_above_counts_all(rows, columns, share, window):
     maps = 3 * wave(rows, columns) + 100  # the limit of stride 2 is 8 cycles over 32 pixels
     above, total = filters.energy_above(maps[None], [filters.nyquist(2), filters.nyquist(1)], window)
@@ -78,6 +80,9 @@ def test_energy_equals_the_transform_written_from_its_definition(size, window):
     assert torch.allclose(above, expected, rtol=1e-9) and everything.item() == pytest.approx(total, rel=1e-6)
 
 
+LIMITS = [filters.nyquist(stride) for stride in (1, 2, 4)]
+
+
 def images(pixels):
     return Images(pixels, torch.zeros(len(pixels), dtype=torch.long), ("a",), pixels.shape[-1], torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
 
@@ -99,29 +104,51 @@ def test_what_folds_back_is_what_looks_like_another_frequency_after_sampling():
     assert torch.allclose(layer(high.expand(1, 3, 48, 48)), layer(low.expand(1, 3, 48, 48)), atol=1e-5)
     for pattern, expected in ((high, [0.0, 1.0, 1.0]), (low, [0.0, 0.0, 0.0])):
         pixels = (100 + 100 * pattern).round().to(torch.uint8).expand(2, 3, 48, 48)
-        assert filters.folded_share(layer, images(pixels), torch.arange(2), (1, 2, 4), 1) == pytest.approx(expected, abs=1e-4)
+        assert filters.map_shares(layer, images(pixels), torch.arange(2), LIMITS, 1) == pytest.approx(expected, abs=1e-4)
 
 
 def test_shares_do_not_depend_on_the_batch_size():
     layer = nn.Conv2d(3, 4, 3)
     some = images(torch.randint(0, 256, (5, 3, 20, 20), generator=torch.Generator().manual_seed(3), dtype=torch.uint8))
-    one, five = (filters.folded_share(layer, some, torch.arange(5), (2, 4), size) for size in (1, 5))
+    one, five = (filters.map_shares(layer, some, torch.arange(5), LIMITS[1:], size) for size in (1, 5))
     assert one == pytest.approx(five, rel=1e-5) and 0 < one[0] < one[1] < 1
 
 
 def test_a_single_pixel_filter_passes_all_frequencies_and_a_smooth_one_few():
     flat = nn.Conv2d(3, 2, 1)
-    assert filters.passed_share(flat, (1, 2, 4)) == pytest.approx([0, 1 - 1 / 4, 1 - 1 / 16], abs=0.02)  # 33 of 64 rows and columns lie within stride 2
+    assert filters.noise_shares(flat, LIMITS) == pytest.approx([0, 1 - 1 / 4, 1 - 1 / 16], abs=0.02)  # 33 of 64 rows and columns lie within stride 2
     box = nn.Conv2d(3, 1, 8)
     box.weight.data.fill_(1.0)
-    assert filters.passed_share(box, (2,))[0] < 0.12
+    assert filters.noise_shares(box, LIMITS[1:2])[0] < 0.12
 
 
 def test_projections_are_measured_as_they_are():
     grid = torch.zeros(1, 3, 32, 32)
     grid[..., ::4, ::4] = 1  # 4 x 4 equal frequencies, 0 and 1/4 and 1/2 either way; without the mean 15, of which 7 are at 1/2
-    assert filters.projected_share(grid, (1, 2, 4)) == pytest.approx([0, 7 / 15, 1], abs=1e-6)
-    assert filters.projected_share(torch.zeros(1, 3, 8, 8), (2,)) == [0.0]
+    assert filters.projection_shares(grid, LIMITS) == pytest.approx([0, 7 / 15, 1], abs=1e-6)
+    assert filters.projection_shares(torch.zeros(1, 3, 8, 8), [0.25]) == [0.0]
+
+
+def test_the_summary_counts_and_measures_each_thing_on_its_own():
+    torch.manual_seed(5)
+    net = nn.Sequential(nn.Conv2d(3, 9, 5, stride=4), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(9, 4, 2), nn.ReLU())
+    net[0].weight.data = planted()
+    some = images(torch.randint(0, 256, (11, 3, 30, 30), dtype=torch.uint8))
+    names = paper_layers(net)
+    top = scan(net, some, list(names.values()), k=3)
+    channels = torch.tensor([3, 0, 2])
+    found = filters.strongest_projections(Deconvnet(net), some, names[2], top[names[2]], channels, batch_size=2)
+    maps = net(some.batch(torch.arange(11)))
+    for channel, picture in zip(channels.tolist(), found, strict=True):
+        image, row, col = torch.unravel_index(maps[:, channel].argmax(), maps[:, channel].shape)
+        assert torch.allclose(picture, Deconvnet(net).project(some.batch([int(image)]), names[2], channel, (int(row), int(col)))[0], rtol=1e-4, atol=1e-4)
+    counts = filters.count_filters(net[0].weight, top[names[1]].value[:, 0])
+    row = filters.summary(net[0], counts, some, torch.arange(11), found)
+    above, total = filters.energy_above(filters.full_resolution(net[0], some.batch(torch.arange(11))), [1 / 4, 1 / 8], window=True)
+    assert [row["at stride 2"], row["at stride 4"], row["maps folded"]] == pytest.approx([*(above / total).tolist(), float(above[1] / total)], abs=6e-5)
+    assert row["projections above"] == pytest.approx(filters.projection_shares(found, [1 / 8])[0], abs=6e-5)
+    assert (row["kernel"], row["stride"], row["filters"], row["dead"], row["dominating"]) == (5, 4, 9, 1, 1)
+    assert row["over median"] == pytest.approx(6, abs=1e-3)
 
 
 def small_data():

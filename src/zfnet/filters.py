@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .activations import TopActivations
 from .data import Data, Images
+from .deconv import Deconvnet
 from .profiles import Profile
-from .windows import pair
 
 DEAD = 0.1  # a filter is dead by weight when its RMS is below this share of the layer's median RMS
 DOMINATING = 2.0  # and dominates when it is above this many medians
@@ -101,38 +102,57 @@ def full_resolution(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
     return F.conv2d(images.to(layer.weight), layer.weight, None, 1, 0, layer.dilation, layer.groups)
 
 
-def folded_share(layer: nn.Conv2d, images: Images, indices: torch.Tensor, strides: Sequence[int], batch_size: int = 10) -> list[float]:
-    """For every stride the share, 0..1, of the energy of `layer`'s maps on these images that sampling with it folds back.
+def map_shares(layer: nn.Conv2d, images: Images, indices: torch.Tensor, limits: Sequence[float], batch_size: int = 10) -> list[float]:
+    """The share, 0..1, of the energy of `layer`'s maps on these images that lies above each frequency; at `nyquist(stride)`, the share that folds back.
 
-    The maps are those before the rectification (which works on single values, so it makes no difference whether it comes before or after the sampling), at
-    full resolution, without their mean, under a Hann window.
+    The maps are those before the rectification (which works on single values: before or after the sampling is the same), at full resolution, each
+    without its mean and under a Hann window.
     """
-    limits = [nyquist(stride) for stride in strides]
-    return _share((full_resolution(layer, images.batch(part)) for part in indices.split(batch_size)), limits, window=True)
+    return _shares((full_resolution(layer, images.batch(part)) for part in indices.split(batch_size)), limits, window=True)
 
 
-def passed_share(layer: nn.Conv2d, strides: Sequence[int], side: int = 64) -> list[float]:
-    """The same for white noise instead of images: what the filters themselves let pass. Filters alike at all frequencies would give 1 - 1 / stride^2."""
+def noise_shares(layer: nn.Conv2d, limits: Sequence[float], side: int = 64) -> list[float]:
+    """The same for white noise instead of images: what the filters themselves let pass. Passing all alike gives 1 - 1 / stride^2 at nyquist(stride)."""
     weight = layer.weight.detach()
-    padded = F.pad(weight, (0, side - weight.shape[-1], 0, side - weight.shape[-2]))
-    return _share([padded], [nyquist(stride) for stride in strides], window=False)
+    return _shares([F.pad(weight, (0, side - weight.shape[-1], 0, side - weight.shape[-2]))], limits, window=False)
 
 
-def projected_share(projections: torch.Tensor, strides: Sequence[int]) -> list[float]:
-    """For every stride the share of the energy of projections (N, 3, H, W) above its Nyquist frequency.
+def projection_shares(projections: torch.Tensor, limits: Sequence[float]) -> list[float]:
+    """The share of the energy of projections (N, 3, H, W) that lies above each frequency.
 
-    A projection of layer 2 reaches the pixels through maps sampled `stride` pixels apart, whose spectrum repeats beyond that frequency: what a projection has
-    there are such repetitions, the grids and blocks of Fig. 6 (d).
+    A projection comes down to the pixels from maps sampled `stride` pixels apart, whose spectrum repeats itself beyond nyquist(stride): what lies there are
+    these repetitions, the grids and blocks of Fig. 6 (d).
     """
-    return _share([projections], [nyquist(stride) for stride in strides], window=False)
+    return _shares([projections], limits, window=False)
 
 
-def _share(batches: Iterable[torch.Tensor], limits: Sequence[float], window: bool) -> list[float]:
+def _shares(batches: Iterable[torch.Tensor], limits: Sequence[float], window: bool) -> list[float]:
     above, total = torch.zeros(len(limits), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for maps in batches:
-        more, all_ = energy_above(maps, limits, window)
-        above, total = above + more.cpu(), total + all_.cpu()
+        more, everything = energy_above(maps, limits, window)
+        above, total = above + more.cpu(), total + everything.cpu()
     return (above / total).tolist() if total > 0 else [0.0] * len(limits)
+
+
+def strongest_projections(deconvnet: Deconvnet, images: Images, layer: str, top: TopActivations, channels: torch.Tensor, batch_size: int = 16) -> torch.Tensor:
+    """For each of these channels of `layer` its strongest unit over the scanned images, projected down to pixels: (len(channels), 3, H, W) on the CPU."""
+    unit = torch.stack([top.row[:, 0], top.col[:, 0]], 1)
+    found = [deconvnet.project(images.batch(top.image[part, 0]), layer, part, unit[part]).cpu() for part in channels.split(batch_size)]
+    return torch.cat(found)
+
+
+def summary(layer: nn.Conv2d, counts: FilterCounts, images: Images, indices: torch.Tensor, projections: torch.Tensor) -> dict[str, object]:
+    """One row of the table: filters counted, and the shares that lie above the Nyquist frequency of the layer's own stride, of stride 2 and of stride 4."""
+    stride = layer.stride[0]
+    own, two, four = map_shares(layer, images, indices, [nyquist(step) for step in (stride, 2, 4)])
+    return {
+        "kernel": layer.kernel_size[0], "stride": stride, "filters": len(counts.rms),
+        "never fire": int(counts.silent.sum()) if counts.silent is not None else "",
+        "dead": int(counts.dead.sum()), "dominating": int(counts.dominating.sum()), "largest RMS": round(float(counts.rms.max()), 4),
+        "over median": round(counts.ratio, 3), "its energy": round(counts.share, 4), "maps folded": round(own, 4), "at stride 2": round(two, 4),
+        "at stride 4": round(four, 4), "noise folded": round(noise_shares(layer, [nyquist(stride)])[0], 4),
+        "projections above": round(projection_shares(projections, [nyquist(stride)])[0], 4),
+    }  # fmt: skip
 
 
 def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:

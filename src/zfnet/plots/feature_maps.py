@@ -24,8 +24,8 @@ def feature_maps_figure(images: Images, indices: Sequence[int], maps: Sequence[d
     """
     stages = list(maps[0])
     count = len(channels[0][stages[0]])
-    figure, axes = plt.subplots(len(indices) * len(stages), count + 1, figsize=((count + 1) * 1.45, len(indices) * len(stages) * 1.78), squeeze=False,
-                                gridspec_kw={"wspace": 0.05, "hspace": 0.27})  # fmt: skip
+    figure, axes = plt.subplots(len(indices) * len(stages), count + 1, figsize=((count + 1) * 1.12, len(indices) * len(stages) * 1.46), squeeze=False,
+                                gridspec_kw={"wspace": 0.05, "hspace": 0.34})  # fmt: skip
     pictures = to_rgb(images.pictures(torch.as_tensor(indices)))
     rows = ((picture, found[stage], chosen[stage], stage)
             for picture, found, chosen in zip(pictures, maps, channels, strict=True) for stage in stages)  # fmt: skip
@@ -33,15 +33,17 @@ def feature_maps_figure(images: Images, indices: Sequence[int], maps: Sequence[d
         height, width = values.shape[-2:]
         first.imshow(picture)
         first.set_title(f"{stage}\n{height} x {width}", fontsize=9)
-        _frame(first, fields[stage], *divmod(int(values[chosen[0]].argmax()), width))
+        if values[chosen[0]].any():
+            _frame(first, fields[stage], *divmod(int(values[chosen[0]].argmax()), width))
         for axis, channel in zip(panels, chosen.tolist(), strict=True):
             _panel(axis, values[channel], channel)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    caption = (f"Left of each row: the image, framed what the strongest unit of the first map sees. Maps: the channels with {choice} after the "
-               "rectification, the same before it and in the pool; above each its number, its smallest and its largest value. One grey scale per panel: before the "
-               "rectification mid-grey is 0 and the largest absolute value is black or white; after it black is 0 and white the largest value. Red: the largest value.")  # fmt: skip
+    caption = (f"Left of each row: the image, framed what the strongest unit of the first map sees. Maps: the layer's channels with {choice}, "
+               "the same at every stage; above each its number, its smallest and its largest value. One grey scale per panel: before the "
+               "rectification mid-grey is 0 and the largest absolute value is black or white; after it black is 0 and the largest value white. "
+               "Red: the largest value.")  # fmt: skip
     return captioned(figure, title, caption)
 
 
@@ -53,7 +55,7 @@ def _panel(axis, values: torch.Tensor, channel: int) -> None:
     axis.set_title(f"map {channel}\n{low:.3g} … {high:.3g}", fontsize=8)
     if high > 0:
         row, col = divmod(int(values.argmax()), values.shape[1])
-        axis.plot(col, row, marker="o", markersize=5, markerfacecolor="none", markeredgecolor="red", markeredgewidth=0.8)
+        axis.plot(col, row, marker="o", markersize=5, markerfacecolor="none", markeredgecolor="#ff3030", markeredgewidth=1.1)
 
 
 def _frame(axis, field: ReceptiveField, row: int, col: int) -> None:
