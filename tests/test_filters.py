@@ -151,6 +151,30 @@ def test_the_summary_counts_and_measures_each_thing_on_its_own():
     assert row["over median"] == pytest.approx(6, abs=1e-3)
 
 
+def test_the_first_convolution_of_a_deep_net_is_scanned_by_itself(tmp_path, monkeypatch):
+    """Layer 1 of a net of blocks ends with its second convolution; the filters are those of the first."""
+    torch.manual_seed(6)
+    blocks = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)]
+    for _ in range(2):
+        blocks += [layer for _ in range(4) for layer in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(inplace=True))] + [nn.MaxPool2d(2)]
+    net = nn.Module()
+    net.features = nn.Sequential(*blocks)
+    profile = load_profile("demo")
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path)
+    some = images(torch.randint(0, 256, (10, 3, 12, 12), dtype=torch.uint8))
+    found = filters.first_two_layers(profile, net, some)
+    x = some.batch(torch.arange(10))
+    assert torch.allclose(found[1].value[:, 0], net.features[:2](x).amax((0, 2, 3)))
+    assert torch.allclose(found[2].value[:, 0], net.features[: int(paper_layers(net.features)[2]) + 1](x).amax((0, 2, 3)))
+
+
+def test_image_shares_see_the_network_input():
+    pixels = (100 + 50 * wave(3, 0)).round().to(torch.uint8).expand(1, 3, 32, 32)
+    fine = (100 + 50 * wave(11, 0)).round().to(torch.uint8).expand(1, 3, 32, 32)
+    both = images(torch.cat([pixels, fine]))
+    assert [filters.image_shares(both, torch.tensor([i]), [1 / 4])[0] for i in (0, 1)] == pytest.approx([0, 1], abs=1e-3)
+
+
 def small_data():
     pixels = torch.zeros(12, 3, 70, 70, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.arange(12)

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .activations import TopActivations
+from .activations import TopActivations, load_scan, scan
 from .data import Data, Images
 from .deconv import Deconvnet
+from .models import paper_layers
 from .profiles import Profile
 
 DEAD = 0.1  # a filter is dead by weight when its RMS is below this share of the layer's median RMS
@@ -111,8 +112,13 @@ def map_shares(layer: nn.Conv2d, images: Images, indices: torch.Tensor, limits: 
     return _shares((full_resolution(layer, images.batch(part)) for part in indices.split(batch_size)), limits, window=True)
 
 
+def image_shares(images: Images, indices: torch.Tensor, limits: Sequence[float]) -> list[float]:
+    """The same for the images themselves, as the network sees them."""
+    return _shares([images.batch(indices)], limits, window=True)
+
+
 def noise_shares(layer: nn.Conv2d, limits: Sequence[float], side: int = 64) -> list[float]:
-    """The same for white noise instead of images: what the filters themselves let pass. Passing all alike gives 1 - 1 / stride^2 at nyquist(stride)."""
+    """The same as `map_shares` for white noise instead of images: what the filters themselves let pass. Passing all alike: 1 - 1 / stride^2."""
     weight = layer.weight.detach()
     return _shares([F.pad(weight, (0, side - weight.shape[-1], 0, side - weight.shape[-2]))], limits, window=False)
 
@@ -132,6 +138,17 @@ def _shares(batches: Iterable[torch.Tensor], limits: Sequence[float], window: bo
         more, everything = energy_above(maps, limits, window)
         above, total = above + more.cpu(), total + everything.cpu()
     return (above / total).tolist() if total > 0 else [0.0] * len(limits)
+
+
+def first_two_layers(profile: Profile, model: nn.Module, images: Images) -> dict[int, TopActivations]:
+    """The top activations of the rectified first convolution (1) and of the paper's layer 2 (2), from the profile's scan.
+
+    In VGG, whose layer 1 is a block of two convolutions, the first convolution is scanned by itself.
+    """
+    names = paper_layers(model.features)
+    found = load_scan(profile, model, images, list(names.values()))
+    first = next(name for name, layer in model.features.named_children() if isinstance(layer, nn.ReLU))
+    return {1: found[first] if first in found else scan(model.features, images, first)[first], 2: found[names[2]]}
 
 
 def strongest_projections(deconvnet: Deconvnet, images: Images, layer: str, top: TopActivations, channels: torch.Tensor, batch_size: int = 16) -> torch.Tensor:

@@ -10,8 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from ..activations import TopActivations
 from ..filters import DEAD, DOMINATING, FilterCounts
-from .panels import PERCENTILE, captioned, contrast_scale, mosaic, to_grey_centred
+from ..windows import ReceptiveField
+from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred
 
 _COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:purple")
 
@@ -24,6 +26,12 @@ def filters_figure(weight: torch.Tensor, title: str, columns: int = 16) -> Figur
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
     return captioned(figure, title, f"Mid-grey is 0; one symmetric scale for all filters, the {PERCENTILE}th percentile of |weight|.")
+
+
+def unit_tiles(projections: torch.Tensor, field: ReceptiveField, top: TopActivations, channels: torch.Tensor) -> list[np.ndarray]:
+    """Projections (maps, 3, H, W) of the channels' strongest units, each on its own scale and cut to its receptive field: tiles (h, w, 3)."""
+    units = zip(top.row[channels, 0].tolist(), top.col[channels, 0].tolist(), strict=True)
+    return [crop_field(to_grey_centred(one, contrast_scale(one)), field, *unit) for one, unit in zip(projections, units, strict=True)]
 
 
 def two_layers_figure(filters: dict[str, tuple[torch.Tensor, FilterCounts]], projections: dict[str, Sequence[np.ndarray]],
