@@ -12,6 +12,8 @@ from torch import nn
 from zfnet import AlexNet, Images, ZFNet, feature_maps, load_profile, receptive_field
 from zfnet.feature_maps import describe, extremes, load_extremes, random_channels, stages, strongest_channels
 
+CHECKOUT = load_profile("demo")
+
 
 @pytest.fixture(scope="module")
 def net():
@@ -121,10 +123,6 @@ def test_extremes_are_kept_and_made_again_for_other_weights(net, tmp_path, monke
     assert torch.equal(load_extremes(profile, net, images, ["relu1"])["relu1"], first["relu1"])
     with pytest.raises(TypeError):
         load_extremes(profile, ZFNet(5, input_size=70, maps=(6, 8, 5, 5, 4), fc=()), images, ["relu1"])
-
-
-CHECKOUT = load_profile("demo")
-
 
 
 def test_unknown_names_and_modules_are_named(net):

@@ -184,16 +184,28 @@ def small_data():
 
 def test_the_compared_nets_differ_in_one_thing_each():
     profile = load_profile("demo")
-    profile = dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, images=7, rms=0.05))
+    profile = dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, images=7, rms=0.05, gain=3.0, lr=0.007, batch_size=5, epochs=9))
     nets = filters.compared(profile, small_data())
     assert list(nets) == ["zfnet-free", "alexnet", "zfnet"]
     profiles = {name: derived for name, (derived, _) in nets.items()}
     assert [(p.model.name, p.training.rms) for p in profiles.values()] == [("zfnet", None), ("alexnet", 0.05), ("zfnet", 0.05)]
     assert dataclasses.replace(profiles["zfnet-free"].training, rms=0.05) == profiles["zfnet"].training == profiles["alexnet"].training
     assert dataclasses.replace(profiles["alexnet"].model, name="zfnet") == profiles["zfnet"].model == profiles["zfnet-free"].model
+    recipe = profiles["zfnet"].training
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (9, 5, 0.007, 0.0) and profiles["zfnet"].model.dropout == 0
+    assert (profiles["zfnet"].model.maps, profiles["zfnet"].model.fc) == (profile.filters.maps, profile.filters.fc)
     assert len({p.runs for p in profiles.values()}) == 3 and all(p.runs.is_relative_to(profile.runs) for p in profiles.values())
     chosen = [data.train.pixels[:, 0, 0, 0].tolist() for _, data in nets.values()]
     assert chosen[0] == chosen[1] == chosen[2] == sorted(set(chosen[0])) and len(chosen[0]) == 7
+
+
+def test_the_compared_nets_see_inputs_of_their_own_scale():
+    profile, data = load_profile("demo"), small_data()
+    (derived, part), *_ = filters.compared(dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, gain=2.5)), data).values()
+    assert derived.data.gain == 2.5 and data.val.gain == 1.0
+    for name in ("train", "val", "test"):
+        assert getattr(part, name).gain == 2.5
+    assert torch.equal(part.val.batch([3]), 2.5 * data.val.batch([3]))
 
 
 def test_errors_name_the_value_and_the_cure():
@@ -210,5 +222,6 @@ def test_errors_name_the_value_and_the_cure():
     demo = load_profile("demo")
     with pytest.raises(ValueError, match="filters.epochs = 0: must be positive"):
         _validated(dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, epochs=0)), "mine")
-    with pytest.raises(ValueError, match=r"filters.maps = \[96, 0\]: expected the numbers of maps of five layers"):
-        _validated(dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, maps=(96, 0))), "mine")
+    for maps in ((96, 0), (96, 0, 1, 1, 1), (0, 96, 1, 1, 1), (96, 96, -1, 1, 1)):
+        with pytest.raises(ValueError, match="filters.maps = .* expected the numbers of maps of five layers, above 0 in the first two"):
+            _validated(dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, maps=maps)), "mine")

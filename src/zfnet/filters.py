@@ -7,6 +7,7 @@ followed by sampling, so the share of its full-resolution maps' energy above tha
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from .activations import TopActivations, load_scan, scan
 from .data import Data, Images
 from .deconv import Deconvnet
 from .models import paper_layers
-from .profiles import Profile
+from .profiles import ModelConfig, Profile, TrainingConfig
 
 DEAD = 0.1  # a filter is dead by weight when its RMS is below this share of the layer's median RMS
 DOMINATING = 2.0  # and dominates when it is above this many medians
@@ -175,17 +176,26 @@ def summary(layer: nn.Conv2d, counts: FilterCounts, images: Images, indices: tor
 def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
     """The nets of Fig. 6 as derived profiles, with their data: ZFNet without the bound on its filters, AlexNet, and ZFNet; all trained alike.
 
-    Each differs from `profile` by its net and by `profile.filters`: fewer epochs on fewer images, and the bound. `trained` keeps each of them under
-    `runs/<profile>/filters/`. Raises ValueError for a pretrained profile, which has nothing to train.
+    Their recipe is `profile.filters`; the two of ZFNet start from the same weights and see the same batches, and differ by the bound alone. `trained` keeps
+    each net under `runs/<profile>/filters/`. Raises ValueError for a pretrained profile, which has nothing to train.
     """
     if profile.training is None:
         raise ValueError(f"profile {profile.name!r} is pretrained: there is no training to repeat. Choose one with a `training:` section, such as demo")
     config = profile.filters
     few = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(profile.seed))[: config.images].sort().values
-    data = dataclasses.replace(data, train=data.train.subset(few))
+    parts = {"train": _scaled(data.train.subset(few), config.gain), "val": _scaled(data.val, config.gain), "test": _scaled(data.test, config.gain)}
+    data = dataclasses.replace(data, **parts)
     nets = {}
     for name, net, rms in (("zfnet-free", "zfnet", None), ("alexnet", "alexnet", config.rms), ("zfnet", "zfnet", config.rms)):
-        model = dataclasses.replace(profile.model, name=net, maps=config.maps, weights=None)
-        training = dataclasses.replace(profile.training, epochs=config.epochs, rms=rms, ten_crop=False, snapshots=())
-        nets[name] = dataclasses.replace(profile, name=f"{profile.name}/filters/{name}", model=model, training=training), data
+        model = ModelConfig(name=net, maps=config.maps, fc=config.fc, dropout=0.0, conv1_scale=config.conv1_scale)
+        training = TrainingConfig(config.epochs, config.batch_size, config.lr, schedule="onecycle", rms=rms, flip=profile.training.flip, ten_crop=False)
+        inputs = dataclasses.replace(profile.data, gain=config.gain)
+        nets[name] = dataclasses.replace(profile, name=f"{profile.name}/filters/{name}", data=inputs, model=model, training=training), data
     return nets
+
+
+def _scaled(images: Images, gain: float) -> Images:
+    """The same images, as input of another scale."""
+    images = copy.copy(images)
+    images.gain = gain
+    return images
