@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
 
-from zfnet import Deconvnet, Images, filters, load_profile, paper_layers, scan
+from zfnet import Deconvnet, Images, filters, load_profile, paper_layers, plots, scan
 from zfnet.data import Data
 from zfnet.profiles import _validated
 
@@ -173,6 +174,22 @@ def test_image_shares_see_the_network_input():
     fine = (100 + 50 * wave(11, 0)).round().to(torch.uint8).expand(1, 3, 32, 32)
     both = images(torch.cat([pixels, fine]))
     assert [filters.image_shares(both, torch.tensor([i]), [1 / 4])[0] for i in (0, 1)] == pytest.approx([0, 1], abs=1e-3)
+
+
+def test_the_figure_frames_what_was_counted_and_labels_what_folds_back():
+    weight = planted()
+    counts = filters.count_filters(weight, torch.tensor([1.0, 2, 0, 1, 0, 1, 1, 1, 1]))  # 2 is dead and silent, 4 silent, 7 dominates
+    tile = torch.rand(9, 9, 3).numpy()
+    figure = plots.two_layers_figure({"one": (weight, counts)}, {"two": [tile] * 5}, {"net": ([0.0, 0.25, 0.5], [1.0, 0.4, 0.0], 2)}, "title")
+    sheet, tiles, curves = figure.axes
+    colours = [patch.get_edgecolor()[:3] for patch in sheet.patches]
+    assert colours == [(1, 0, 0), (0, 0, 1), (0, 0, 1)]
+    columns, side = 3, 6  # nine filters of 5 x 5 and a gap, three a row
+    assert [patch.get_xy() for patch in sheet.patches] == [(i % columns * side - 1, i // columns * side - 1) for i in (7, 2, 4)]
+    assert [axes.get_title().split()[0] for axes in (sheet, tiles, curves)] == ["(a)", "(b)", "(c)"]
+    assert curves.texts[0].get_text() == "net, stride 2:\n40.0% folds back"
+    assert curves.lines[1].get_xydata().tolist() == [[0.25, 0.4]]
+    plt.close(figure)
 
 
 def small_data():

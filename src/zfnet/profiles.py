@@ -104,7 +104,7 @@ class FiltersConfig:
     batch_size: int = 32
     conv1_scale: float = 0.06
     lr: float = 0.02
-    rms: float = 0.03
+    rms: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -59,13 +59,15 @@ def two_layers_figure(filters: dict[str, tuple[torch.Tensor, FilterCounts]], pro
     _curves(figure.add_subplot(inner[1]), curves, f"({next(letters)}) energy of the layer-1 maps\nabove a frequency")
     caption = (f"Filters: mid-grey is 0; one symmetric scale per net, the {PERCENTILE}th percentile of |weight|. Framed red: dominating, RMS above "
                f"{DOMINATING:g} medians; blue: dead, RMS below {DEAD:g} medians, or never above 0 on these images. Layer 2: the strongest activation of "
-               "each of a random subset of maps, projected and cut to its receptive field; one symmetric scale per map. Curves: maps before rectification, at "
-               "every pixel; dots: the Nyquist frequency of the net's own stride. What lies to the right of a net's dot folds back.")  # fmt: skip
+               "each of a random subset of the maps that fire, projected and cut to its receptive field, white beyond the image; one symmetric scale per map; "
+               "the percentage is the share of the projections' energy above the Nyquist frequency of the net's layer-1 stride. Curves: maps before "
+               "rectification, at every pixel; dots: that frequency. What lies to the right of a net's dot folds back.")  # fmt: skip
     return captioned(figure, title, caption)
 
 
-def _filters(axes, weight: torch.Tensor, counts: FilterCounts, columns: int = 12) -> None:
+def _filters(axes, weight: torch.Tensor, counts: FilterCounts) -> None:
     """A sheet of filters, framed where they dominate or are dead."""
+    columns = max(1, round((len(weight) * 4 / 3) ** 0.5))
     sheet = mosaic(list(to_grey_centred(weight, contrast_scale(weight))), columns)
     side = weight.shape[-1] + 1
     axes.imshow(sheet, interpolation="nearest")
@@ -78,14 +80,16 @@ def _filters(axes, weight: torch.Tensor, counts: FilterCounts, columns: int = 12
 
 
 def _curves(axes, curves: dict[str, tuple[Sequence[float], Sequence[float], int]], title: str) -> None:
-    """Share of the energy above each frequency, a dot and its value at each net's Nyquist frequency."""
-    for (name, (frequencies, shares, stride)), colour in zip(curves.items(), _COLOURS, strict=False):
-        axes.plot(frequencies, shares, color=colour, linewidth=1.4)
+    """Share of the energy above each frequency, a dot and its value at each net's Nyquist frequency; the labels one below the other, in the upper right."""
+    floor = 1e-3
+    for n, ((name, (frequencies, shares, stride)), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
+        axes.plot(frequencies, np.maximum(shares, floor), color=colour, linewidth=1.4)
         limit = 1 / (2 * stride)
         value = float(np.interp(limit, frequencies, shares))
-        axes.plot(limit, value, marker="o", color=colour, clip_on=False)
-        axes.annotate(f"{name}, stride {stride}:\n{value:.1%} folds back", (limit, value), xytext=(7, 5), textcoords="offset points", fontsize=8, color=colour)
-    axes.set(xlabel="frequency (cycles per pixel)", ylabel="share above it", xlim=(0, 0.5), ylim=(0, 1))
+        axes.plot(limit, max(value, floor), marker="o", color=colour, clip_on=False)
+        label = f"{name}, stride {stride}:\n{value:.1%} folds back"
+        axes.text(0.98, 0.98 - 0.12 * n, label, ha="right", va="top", fontsize=8, color=colour, transform=axes.transAxes)
+    axes.set(xlabel="frequency (cycles per pixel)", ylabel="share above it", xlim=(0, 0.5), yscale="log", ylim=(floor, 1))
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=9.5)
