@@ -3,7 +3,8 @@
 from .ablation import ablation_figure
 from .correspondence import correspondence_figure
 from .evolution import curves_figure, evolution_figure, evolution_tiles
-from .filters import filters_figure
+from .feature_maps import feature_maps_figure
+from .filters import filters_figure, two_layers_figure, unit_tiles
 from .invariance import invariance_figure
 from .occlusion import occlusion_figure
 from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred, to_rgb
@@ -17,7 +18,8 @@ from .transposed import draw_array, matrix_figure, overlap_figure, walk_figure
 
 __all__ = [
     "PERCENTILE", "ablation_figure", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "correspondence_figure", "crop_field",
-    "curves_figure", "draw_array", "evolution_figure", "evolution_tiles", "filters_figure", "fingerprint", "invariance_figure", "matrix_figure", "mosaic",
-    "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "probes_figure", "random_maps", "sanity_figure", "save_figure",
-    "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "transfer_figure", "walk_figure",
+    "curves_figure", "draw_array", "evolution_figure", "evolution_tiles", "feature_maps_figure", "filters_figure", "fingerprint", "invariance_figure",
+    "matrix_figure", "mosaic", "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "probes_figure", "random_maps",
+    "sanity_figure", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "transfer_figure",
+    "two_layers_figure", "unit_tiles", "walk_figure",
 ]  # fmt: skip
