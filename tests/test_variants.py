@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from zfnet.ablation import ablation_data
-from zfnet.data import Data, Images
+from zfnet.data import Data, Images, statistics
 from zfnet.profiles import DataConfig, ModelConfig, Profile, TrainingConfig, load_profile
 from zfnet.transfer import load_task
-from zfnet.variants import draw, mean_std, smaller, statistics, trained_quietly, variant
+from zfnet.variants import draw, mean_std, smaller, trained_quietly, variant
 
 
 def tiny(count=24, classes=4, stored=64, size=60, seed=0):
@@ -59,7 +59,7 @@ def test_statistics_are_numpys_of_the_small_training_images(rule):
     else:
         np.testing.assert_allclose(small.test.mean, crops.mean(0), rtol=1e-6)
         assert torch.equal(small.val.std, torch.ones(3, 1, 1))
-    assert small.val.gain == 6.0 and statistics(small.train, rule == "pixel")[0].equal(small.train.mean)
+    assert small.val.gain == 6.0 and statistics(small.train.pixels, small.train.size, rule)[0].equal(small.train.mean)
 
 
 def test_pretrained_statistics_and_a_size_that_adds_nothing():

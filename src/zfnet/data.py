@@ -246,23 +246,30 @@ def load_data(profile: Profile) -> Data:
     return Data(*splits, classes)
 
 
-def _statistics(pixels: torch.Tensor | Files, config: DataConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of the training images' centre crops: per channel, or the mean per pixel and std 1 (paper, section 3)."""
-    if config.normalise == "imagenet":
-        mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
-        return mean, std
-    middle = (config.resize - config.size) // 2
-    crop = slice(middle, middle + config.size)
-    total = torch.zeros(3, config.size, config.size, dtype=torch.float64)
+def imagenet_statistics() -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation per channel (3, 1, 1) that torchvision's nets expect, in pixel units 0..255."""
+    mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
+    return mean, std
+
+
+def statistics(pixels: torch.Tensor | Files, size: int, normalise: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of the centre crops of side `size`, in pixel units 0..255, by the rule `normalise`.
+
+    "channel": per channel (3, 1, 1); "pixel": the mean per pixel (3, size, size) and a deviation of 1 (paper, section 3); "imagenet": ImageNet's.
+    """
+    if normalise == "imagenet":
+        return imagenet_statistics()
+    top, left = ((side - size) // 2 for side in pixels.shape[-2:])
+    total = torch.zeros(3, size, size, dtype=torch.float64)
     squares = torch.zeros(3, dtype=torch.float64)
     for part, rows in read_ahead(pixels, torch.arange(len(pixels)).split(128)):
-        values = part[rows][:, :, crop, crop].double()
+        values = part[rows][:, :, top : top + size, left : left + size].double()
         total += values.sum(0)
         squares += values.square().sum((0, 2, 3))
-    if config.normalise == "pixel":
+    if normalise == "pixel":
         return (total / len(pixels)).float(), torch.ones(3, 1, 1)
     mean = total.mean((1, 2)) / len(pixels)
-    std = (squares / (len(pixels) * total[0].numel()) - mean.square()).clamp_min(1e-6).sqrt()
+    std = (squares / (len(pixels) * size**2) - mean.square()).clamp_min(1e-6).sqrt()
     return mean.float().view(3, 1, 1), std.float().view(3, 1, 1)
 
 
@@ -323,7 +330,8 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
     parts = _split(labels, config, profile.seed, official)
     order = torch.cat(parts)
     pixels = pixels.select(order) if isinstance(pixels, Files) else pixels[order]
-    mean, std = _statistics(pixels.select(torch.arange(len(parts[0]))) if isinstance(pixels, Files) else pixels[: len(parts[0])], config)
+    train = pixels.select(torch.arange(len(parts[0]))) if isinstance(pixels, Files) else pixels[: len(parts[0])]
+    mean, std = statistics(train, config.size, config.normalise)
     tensors = {"labels": labels[order], "mean": mean, "std": std, **{name: tensor[order] for name, tensor in own.items()}}
     if isinstance(pixels, torch.Tensor):
         tensors["pixels"] = pixels

@@ -21,11 +21,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import provenance
-from .data import Data, Images, load_data
+from .data import Data, Images, imagenet_statistics, load_data
 from .models import build_model, evaluating
 from .profiles import ModelConfig, Profile, TrainingConfig, TransferConfig, load_profile
 from .training import default_device, evaluate, trained, weights_key
-from .variants import checked, draw, imagenet, mean_std, resized, smaller, trained_quietly, variant
+from .variants import checked, draw, mean_std, resized, smaller, trained_quietly, variant
 
 if typing.TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -131,7 +131,7 @@ def load_task(profile: Profile, data: Data, seed: int = 0) -> Task:
 
 def _as_seen_by(other: Profile, source: Data | None, data: Data) -> tuple[Images, ...]:
     """The data's splits at the size and with the normalisation of another profile's net."""
-    mean, std = (source.train.mean, source.train.std) if source else imagenet()
+    mean, std = (source.train.mean, source.train.std) if source else imagenet_statistics()
     return tuple(resized(split, other.data.size, mean, std, other.data.gain) for split in (data.train, data.val, data.test))
 
 

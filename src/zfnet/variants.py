@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from .data import IMAGENET, Data, Images
+from .data import Data, Images, statistics
 from .models import load_model
 from .profiles import ModelConfig, Profile, TrainingConfig
 from .training import default_device, train
@@ -56,30 +56,10 @@ def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0
     if not 0 < size <= data.train.size:
         raise ValueError(f"size = {size}: choose a side from 1 to {data.train.size} pixels, that of the profile's images")
     parts = [resized(split, size, torch.zeros(3, 1, 1), torch.ones(3, 1, 1), gain) for split in (data.train, data.val, data.test)]
-    mean, std = imagenet() if normalise == "imagenet" else statistics(parts[0], normalise == "pixel")
+    mean, std = statistics(parts[0].pixels, size, normalise)
     for split in parts:
         split.mean, split.std = mean, std
     return Data(*parts, data.classes)
-
-
-def imagenet() -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per channel (3, 1, 1) that pretrained nets expect, in pixel units."""
-    mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
-    return mean, std
-
-
-def statistics(images: Images, per_pixel: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation per channel (3, 1, 1) of the centre crops; or the mean per pixel (3, S, S) and a deviation of 1 (paper, section 3)."""
-    total, squares = torch.zeros(3, images.size, images.size, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for part in torch.arange(len(images)).split(512):
-        pictures = images.pictures(part).double()
-        total += pictures.sum(0)
-        squares += pictures.square().sum((0, 2, 3))
-    if per_pixel:
-        return (total / len(images)).float(), torch.ones(3, 1, 1)
-    mean = total.mean((1, 2)) / len(images)
-    std = (squares / (len(images) * images.size**2) - mean.square()).clamp_min(1e-6).sqrt()
-    return mean.float().view(3, 1, 1), std.float().view(3, 1, 1)
 
 
 def variant(profile: Profile, name: str, data: Data, model: ModelConfig, training: TrainingConfig, seed: int) -> Profile:
