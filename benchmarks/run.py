@@ -224,6 +224,18 @@ def occlusion() -> Iterator[dict]:
     yield row("occlude.vgg16.16x16", ours_s, "our own full pass, batches of 128", full_s, relative(found[None], found[False]))
 
 
+def convolutions(model: nn.Module, images: torch.Tensor) -> float:
+    """Seconds that the convolutions of a training step take by themselves, forward and backward: below that no loop around them can go."""
+    total, x = 0.0, images
+    for layer in model.features:
+        with torch.no_grad():
+            below, x = x, layer(x)
+        if isinstance(layer, nn.Conv2d):
+            below, above = below.clone().requires_grad_(layer.in_channels > 3), torch.randn_like(x)
+            total += statistics.median(seconds(lambda: layer(below).backward(above)) for _ in range(7))  # noqa: B023
+    return total
+
+
 def train_step() -> Iterator[dict]:
     profile = load_profile("demo")
     drawn, photographs, size, batch, steps = shapes.make_shapes(512, 120), shapes.make_shapes(512, 300), 112, 32, 16
@@ -247,7 +259,10 @@ def train_step() -> Iterator[dict]:
         files = peers.Files(Path(folder), photographs.labels, 120, size)
         loader = torch.utils.data.DataLoader(files, batch, shuffle=True)
         times = side_by_side(ours, lambda: peers.plain_training(plain, loader, 1e-4, steps), 3)
-    yield row("train.step", times[0], "plain NCHW loop, PIL DataLoader on 300 px files", times[1], None)
+        ours()
+        inputs = images.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
+        floor = round(steps * convolutions(model, inputs), 5)
+    yield row("train.step", times[0], "plain NCHW loop, PIL DataLoader on 300 px files", times[1], None) | {"floor_s": floor}
 
 
 def train_loop() -> Iterator[dict]:
@@ -338,7 +353,8 @@ def report(rows: list[dict]) -> str:
         own = [r for r in rows if r["device"] == device]
         versions, double = sorted({r["torch"] for r in own}), [r["error_float64"] for r in own if r.get("error_float64") is not None]
         exact = f"; the largest error in float64, over all units: {max(double):.0e}" if double else ""
-        parts.append(f"Measured on {device}, torch {', '.join(versions)}{exact}.\n\n{table(own)}")
+        floor = "".join(f" Of our {r['ours_s']:.2f} s of training steps the convolutions alone take {r['floor_s']:.2f} s." for r in own if "floor_s" in r)
+        parts.append(f"Measured on {device}, torch {', '.join(versions)}{exact}.\n\n{table(own)}" + (f"\n\n{floor.strip()}" if floor else ""))
     return "\n\n".join(parts)
 
 
