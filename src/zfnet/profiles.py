@@ -136,7 +136,7 @@ class AblationConfig:
     maps: float = 0.25
     fc: float = 0.0625
     dropout: float = 0.1  # 0.5 keeps nets as narrow as these on the plateau of chance
-    epochs: int = 12
+    epochs: int = 18
     batch_size: int = 20
     lr: float = 0.007
     weight_decay: float = 0.0005
