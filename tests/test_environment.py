@@ -97,13 +97,13 @@ def test_the_build_backend_is_pinned_too(locked):
     assert Requirement(backend).specifier.contains(exact(locked["setuptools"]))
 
 
-@pytest.mark.parametrize("folder, extra", [("src", set()), ("tests", {"test"})])
+@pytest.mark.parametrize("folder, extra", [("src", set()), ("tests", {"test"}), ("benchmarks", {"test"})])
 def test_everything_imported_is_a_direct_dependency(folder, extra):
     extras = PROJECT["optional-dependencies"]
     lines = PROJECT["dependencies"] + [line for name in extra for line in extras[name]]
     allowed = {canonicalize_name(Requirement(line).name) for line in lines}
     allowed |= {"packaging"} if extra else set()  # pytest brings it
-    ours = {"zfnet", *(path.stem for path in (ROOT / "tests").glob("*.py"))}
+    ours = {"zfnet", *(path.stem for side in ("tests", "benchmarks") for path in (ROOT / side).glob("*.py"))}
     imported = {}
     for path in (ROOT / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
