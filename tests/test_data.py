@@ -183,6 +183,14 @@ def test_caltech101_in_torchvisions_own_format(root):
     assert found.test.labels.bincount().tolist() == [3, 3]
 
 
+def test_caltech101_as_a_folder_has_no_background_either(root):
+    for label in ("accordion", "BACKGROUND_Google", "ant"):
+        for i in range(4):
+            photo(root / "images" / label / f"image_{i:04d}.jpg", 50 + i, 40, i)
+    assert load_data(profile(source="caltech101", root="images", resize=32, size=32)).classes == ("accordion", "ant")
+    assert load_data(profile(source="folder", root="images", resize=32, size=32)).classes == ("BACKGROUND_Google", "accordion", "ant")
+
+
 def test_offline_the_cure_is_named(root, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no route to host")

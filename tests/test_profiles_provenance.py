@@ -47,6 +47,19 @@ def test_a_bad_profile_is_named(tmp_path, text, error, message):
         load_profile(tmp_path / "p.yaml")
 
 
+def test_a_code_version_is_of_the_code_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    keys = []
+    for limit, step, doc in ((1, 1, "A."), (1, 1, "B."), (1, 2, "A."), (2, 1, "A.")):
+        (tmp_path / "m.py").write_text(f'LIMIT = {limit}\n\ndef f():\n    """{doc}"""\n    return {step}  # {doc}\n\nclass G:\n    pass\n')
+        keys.append([provenance.code_version(name) for name in ("m", "m:f", "m:LIMIT,G")])
+    assert keys[0] == keys[1]  # prose does not count
+    assert [a == b for a, b in zip(keys[0], keys[2], strict=True)] == [False, False, True]
+    assert [a == b for a, b in zip(keys[0], keys[3], strict=True)] == [False, True, False]
+    with pytest.raises(KeyError):
+        provenance.code_version("m:gone")
+
+
 def test_a_misspelt_profile_is_guessed():
     with pytest.raises(FileNotFoundError, match="no profile 'dmo'. Did you mean 'demo'?"):
         load_profile("dmo")

@@ -1,4 +1,4 @@
-"""The steps behind the Makefile: `python -m zfnet train|scan|notebooks|clean …`; errors are one line, not a traceback."""
+"""The steps behind the Makefile: `python -m zfnet train|scan|export|notebooks|clean …`; errors are one line, not a traceback."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ def main(argv: list[str] | None = None) -> int:
         "notebooks": "print the notebooks that apply to the profile, one per line",
     }.items():
         verbs.add_parser(verb, help=text, description=text).add_argument("profile", help="a name in profiles/, or a .yaml file")
+    give = verbs.add_parser("export", help="write the trained net to one small file that other profiles can read")
+    give.add_argument("profile", help="a name in profiles/, or a .yaml file")
+    give.add_argument("target", help="the .safetensors file to write")
     clean = verbs.add_parser("clean", help="strip an executed notebook for committing")
     clean.add_argument("source", help="executed notebook")
     clean.add_argument("target", nargs="?", help="where the cleaned one goes; in place when left out")
@@ -30,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         profile = load_profile(arguments.profile)
         if arguments.verb == "notebooks":
             print("\n".join(profile.notebooks))
+        elif arguments.verb == "export":
+            _export(profile, arguments.target)
         elif arguments.verb == "train":
             _train(profile)
         else:
@@ -52,6 +57,17 @@ def _train(profile) -> None:
     meta = train(profile)
     print(f"{profile.name}: test accuracy {meta['test_accuracy']:.2%} (n = {meta['n_test']}), best epoch {meta['epoch']}, "
           f"trained in {meta['train_seconds']:.0f} s on {meta['device']}")  # fmt: skip
+
+
+def _export(profile, target: str) -> None:
+    from pathlib import Path
+
+    from .data import load_data
+    from .export import export
+
+    meta = export(profile, load_data(profile), target)
+    print(f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB; test accuracy of the centre crops {meta['half_accuracy']:.2%}, "
+          f"in full precision {meta['accuracy']:.2%} (n = {meta['n_test']})")  # fmt: skip
 
 
 def _scan(profile) -> None:

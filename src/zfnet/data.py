@@ -1,4 +1,5 @@
-"""Data: the built-in shapes, CIFAR-10, Caltech-101, or a folder of images; decoded once, kept as uint8, cropped and normalised on demand.
+"""Data: the built-in shapes, photographs of installed packages, CIFAR-10, Caltech-101, or a folder of images; decoded once, kept as uint8, cropped and
+normalised on demand.
 
 A folder that would take more memory than `data: memory:` allows stays in its files: worker processes decode them when they are needed.
 
@@ -22,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from . import provenance, shapes
+from . import photos, provenance, shapes
 from .profiles import DataConfig, Profile
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
@@ -226,7 +227,8 @@ def load_data(profile: Profile) -> Data:
     """
     config = profile.data
     listing = _listing(profile)
-    key = provenance.key_of(config, profile.seed, listing, provenance.code_version("data", "shapes"))
+    modules = ["data", *({config.source} & {"shapes", "photos"})]
+    key = provenance.key_of(config, profile.seed, listing, trained_input(profile), provenance.code_version(*modules))
     tensors, meta = provenance.artefact(profile.data_file, key, lambda: _decode(profile, listing))
     keypoints = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")} or None
     classes, names = tuple(meta["classes"]), meta["names"]
@@ -250,6 +252,22 @@ def imagenet_statistics() -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation per channel (3, 1, 1) that torchvision's nets expect, in pixel units 0..255."""
     mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
     return mean, std
+
+
+def trained_input(profile: Profile) -> dict | None:
+    """mean, std and gain that the net in the profile's weights file was trained with, for `normalise: weights`; None for the other rules.
+
+    Raises ValueError, with the cure, where the file does not say, or says another gain than the profile.
+    """
+    if profile.data.normalise != "weights":
+        return None
+    path, weights = profile.given_weights, profile.model.weights or "no file"
+    found = provenance.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
+    if not found:
+        raise ValueError(f"normalise: weights, but {weights} does not say how its images were normalised; `python -m zfnet export` writes files that do")
+    if found["gain"] != profile.data.gain:
+        raise ValueError(f"data.gain = {profile.data.gain}, but {weights} was trained with {found['gain']}: set that in profile {profile.name!r}")
+    return found
 
 
 def statistics(pixels: torch.Tensor | Files, size: int, normalise: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,11 +317,13 @@ def _split(labels: torch.Tensor, config: DataConfig, seed: int, official_test: t
 def _listing(profile: Profile) -> list:
     """What a decoded cache depends on, without decoding: nothing for sources that never change, the files for folders."""
     root, source = profile.data_root, profile.data.source
-    if source == "shapes" or (source != "folder" and not _is_folder(root)):
+    if source in ("shapes", "photos") or (source != "folder" and not _is_folder(root)):
         return []
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in profiles/{profile.name}.yaml")
     found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if source == "caltech101":  # as torchvision has it: 101 categories
+        found = [path for path in found if path.relative_to(root).parts[0] != "BACKGROUND_Google"]
     if not found:
         raise FileNotFoundError(f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}")
     return [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
@@ -323,6 +343,9 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
         made = shapes.make_shapes(config.count, config.resize, profile.seed)
         pixels, labels, classes = made.images, made.labels, shapes.CLASSES
         own = {"masks": made.masks, **{f"keypoints/{name}": points for name, points in made.keypoints.items()}}
+    elif config.source == "photos":
+        made = photos.make_photos(config.count, config.resize, profile.seed)
+        pixels, labels, classes, names = made.images, made.labels, photos.CLASSES, made.names
     elif listing:
         pixels, labels, classes, names, official = _read_folder(Files(profile.data_root, listing, config.resize), config.memory)
     else:
@@ -331,7 +354,10 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
     order = torch.cat(parts)
     pixels = pixels.select(order) if isinstance(pixels, Files) else pixels[order]
     train = pixels.select(torch.arange(len(parts[0]))) if isinstance(pixels, Files) else pixels[: len(parts[0])]
-    mean, std = statistics(train, config.size, config.normalise)
+    if config.normalise == "weights":
+        mean, std = (torch.tensor(trained_input(profile)[name]).view(3, 1, 1) for name in ("mean", "std"))
+    else:
+        mean, std = statistics(train, config.size, config.normalise)
     tensors = {"labels": labels[order], "mean": mean, "std": std, **{name: tensor[order] for name, tensor in own.items()}}
     if isinstance(pixels, torch.Tensor):
         tensors["pixels"] = pixels

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from . import provenance
-from .profiles import ROOT, Profile
+from .profiles import Profile
 
 # per convolution: kernel, stride, padding; and after which of the five a pool follows
 _ZFNET = ((7, 2, 1), (5, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1))
@@ -206,7 +206,7 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
     reads the file named by `model.weights`, or downloads: torchvision's enum by name, or pytorchcv's weights for the zfnet_imagenet nets.
     """
     config = profile.model
-    path = ROOT / config.weights if config.weights and Path(config.weights).suffix else None
+    path = profile.given_weights
     if path is None and profile.training is None:
         return _downloaded(config).eval()
     state = read_weights(path or profile.weights_file)
@@ -221,7 +221,10 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
 
 
 def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
-    """What the net's outputs are called: the data's classes where it was trained on them, ImageNet's where it is pretrained."""
+    """What the net's outputs are called: the data's classes where it was trained on them, those in the header of a weights file, else ImageNet's."""
+    path = profile.given_weights
+    if path and path.suffix == ".safetensors" and (names := provenance.read_meta(path).get("classes")):
+        return tuple(names)
     if profile.training is not None or len(classes) == 1000:
         return tuple(classes)
     from torchvision.models import AlexNet_Weights

@@ -57,7 +57,7 @@ def make_photos(count: int, side: int, seed: int = 0) -> Photos:
         largest = min(width, height)
         crop = largest if n < len(CLASSES) else round(max(min(side, largest), largest * 8 ** (-rng.random() / 2)))
         left, top = ((width - crop) // 2, (height - crop) // 2) if n < len(CLASSES) else (int(rng.integers(length - crop + 1)) for length in (width, height))
-        picture = photographs[label].resize((side, side), Image.Resampling.BICUBIC, (left, top, left + crop, top + crop), reducing_gap=None)
+        picture = photographs[label].crop((left, top, left + crop, top + crop)).resize((side, side), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         images[n] = pixels.flip(2) if n >= len(CLASSES) and rng.random() < 0.5 else pixels
         names.append(f"{CLASSES[label]} ({top}, {left}), {crop} px")

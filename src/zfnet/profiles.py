@@ -39,13 +39,13 @@ NOTEBOOKS = (
 class DataConfig:
     """Which images, and how they become network input: (pixel - mean) / std * gain on crops of `size` out of `resize` x `resize`."""
 
-    source: typing.Literal["shapes", "cifar10", "caltech101", "folder"] = "shapes"
+    source: typing.Literal["shapes", "photos", "cifar10", "caltech101", "folder"] = "shapes"
     root: str | None = None  # folder of images or of torchvision's download; relative to the project
     resize: int = 128  # stored side in pixels
     size: int = 112  # side of the network's input
-    normalise: typing.Literal["channel", "pixel", "imagenet"] = "channel"
+    normalise: typing.Literal["channel", "pixel", "imagenet", "weights"] = "channel"  # weights: as the net was trained
     gain: float = 1.0
-    count: int = 5000  # built-in shapes: how many images
+    count: int = 5000  # built-in shapes, or crops of photographs: how many images
     validation: float = 0.1  # share of the training images held out for model selection
     test: float = 0.2  # share held out for testing where the source has no test split
     train_per_class: int | None = None
@@ -209,6 +209,12 @@ class Profile:
     def figures(self) -> Path:
         """Where figures and tables go."""
         return ROOT / "Figures" / self.name
+
+    @property
+    def given_weights(self) -> Path | None:
+        """The file that `model: weights:` names; None where it names a publisher's weights, or nothing."""
+        name = self.model.weights
+        return ROOT / name if name and Path(name).suffix else None
 
     @property
     def weights_file(self) -> Path:

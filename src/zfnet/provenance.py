@@ -50,10 +50,18 @@ def key_of(*parts) -> str:
 
 
 def code_version(*modules: str) -> str:
-    """A key of the named modules' code. Comments, docstrings and layout do not count, so prose may change without a retraining."""
+    """A key of the named modules' code, "module:name,Name" of those definitions alone.
+
+    Comments, docstrings and layout do not count, so prose may change without a retraining.
+    """
     digest = hashlib.sha256()
     for module in modules:
+        module, _, names = module.partition(":")
         tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+        if names:
+            defined = {getattr(node, "name", None) or node.targets[0].id: node for node in tree.body
+                       if hasattr(node, "name") or isinstance(node, ast.Assign)}  # fmt: skip
+            tree.body = [defined[name] for name in names.split(",")]
         for node in ast.walk(tree):
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):

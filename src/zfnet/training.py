@@ -123,7 +123,10 @@ def examples(evaluation: Evaluation, labels: torch.Tensor | None, count: int, se
 
 def weights_key(profile: Profile, data: Data) -> str:
     """What trained weights are made from: data, net, recipe, seed and the code of all three."""
-    code = provenance.code_version("training", "models", "data")
+    code = provenance.code_version(
+        "training:renormalise,forward,train_step,evaluate,_schedule,_train", "models:_ZFNET,_ALEXNET,_POOLED,_Net,ZFNet,AlexNet,build_model",
+        "data:Images,crops,random_crops,ten_crop",
+    )  # fmt: skip
     return provenance.key_of(data.train.fingerprint, data.val.fingerprint, profile.model, profile.training, profile.seed, code)
 
 

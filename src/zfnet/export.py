@@ -1,0 +1,53 @@
+"""Weights to give away: half precision, one safetensors file whose header says what net it is, how its input is made and what it reached.
+
+    meta = export(profile, data, "weights/zfnet_caltech101.safetensors")
+
+A profile reads such a file by `model: weights:`, with `data: normalise: weights` for the input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from . import provenance
+from .data import Data
+from .models import load_model
+from .profiles import Profile
+from .training import default_device, evaluate, trained
+
+TOLERANCE = 0.002  # of accuracy that half precision may cost
+
+
+def export(profile: Profile, data: Data, path: Path | str) -> dict:
+    """Write the profile's trained net to `path` in float16, check it by loading it again, and return its header.
+
+    The header holds `model` (the profile's section), `input` {size, mean, std, gain}, `classes`, what training measured, and `half_accuracy`, of the file as
+    it is read back, on the centre crops of the test images. Raises ValueError, and writes nothing, for a profile that trains no net, for a mean per pixel,
+    and where half precision changes the accuracy by more than 0.2 points.
+    """
+    path = Path(path)
+    if profile.training is None:
+        raise ValueError(f"profile {profile.name!r} trains no net: its weights come from {profile.model.weights or 'their publisher'}")
+    if data.train.mean.numel() != 3:
+        raise ValueError(f"data.normalise = {profile.data.normalise!r}: only a mean per channel goes into a header; train with normalise: channel")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: expected a name that ends in .safetensors")
+    model = trained(profile, data)
+    measured = provenance.read_meta(profile.weights_file)
+    full = evaluate(model, data.test).accuracy
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    taken = {"size": profile.data.size, "gain": profile.data.gain, "mean": data.train.mean.flatten().tolist(), "std": data.train.std.flatten().tolist()}
+    meta = {**measured, "model": dataclasses.asdict(profile.model), "input": taken, "classes": list(data.classes), "accuracy": full}
+    with provenance.atomic(path) as temporary:
+        halved = temporary.with_suffix(".safetensors")
+        try:
+            provenance.save_tensors(halved, halves, meta)
+            read = dataclasses.replace(profile, training=None, model=dataclasses.replace(profile.model, weights=str(halved.resolve())))
+            meta["half_accuracy"] = evaluate(load_model(read).to(default_device()), data.test).accuracy
+            if abs(meta["half_accuracy"] - full) > TOLERANCE:
+                raise ValueError(f"in half precision the accuracy is {meta['half_accuracy']:.2%} instead of {full:.2%}: nothing was written")
+            provenance.save_tensors(temporary, halves, meta)
+        finally:
+            halved.unlink(missing_ok=True)
+    return provenance.read_meta(path)
