@@ -132,11 +132,15 @@ def artefact(path: Path | str, key: str, build: Callable[[], tuple[Tensors, dict
 
 
 def commit() -> str:
-    """The commit of the working tree ("-dirty" when it has changes), or "unknown" outside a checkout."""
+    """The commit of the working tree, "-dirty" when the code or a profile differs from it, or "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True).stdout.strip()
+
     try:
-        where = Path(__file__).parent
-        done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=where, capture_output=True, text=True)
-        return done.stdout.strip() or "unknown"
+        found = git("rev-parse", "--short=10", "HEAD")
+        return (found + "-dirty" * bool(git("status", "--porcelain", "--", "src", "profiles"))) if found else "unknown"
     except OSError:
         return "unknown"
 
