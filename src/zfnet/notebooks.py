@@ -26,6 +26,7 @@ def clean(source: Path | str, target: Path | str) -> None:
             raise ValueError(f"{source}: code cell {count} failed or was not run")
         cell.execution_count = count
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr" and WIDGET not in output.get("data", {})]
+        cell.outputs = _merged(cell.outputs)
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
@@ -37,3 +38,14 @@ def clean(source: Path | str, target: Path | str) -> None:
     nbformat.validate(notebook)
     with atomic(target) as temporary:
         nbformat.write(notebook, temporary)
+
+
+def _merged(outputs: list) -> list:
+    """Printed lines arrive in pieces whose cuts are chance: adjoining ones become one."""
+    merged: list = []
+    for output in outputs:
+        if merged and output.output_type == "stream" and merged[-1].output_type == "stream" and output.name == merged[-1].name:
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
