@@ -195,7 +195,8 @@ def test_notebooks_are_cleaned_for_committing(tmp_path):
     clean(tmp_path / "a.ipynb", tmp_path / "b.ipynb")
     found = nbformat.read(tmp_path / "b.ipynb", as_version=4)
     assert [c.source for c in found.cells] == ["a", "1 + 2"] and [c.execution_count for c in found.cells] == [1, 2]
-    assert [output.text for output in found.cells[0].outputs] == ["one\ntwo\n"] and found.cells[1].outputs[0].data["text/plain"] == "3" and found.cells[1].outputs[0].execution_count == 2
+    assert [output.text for output in found.cells[0].outputs] == ["one\ntwo\n"]
+    assert found.cells[1].outputs[0].data["text/plain"] == "3" and found.cells[1].outputs[0].execution_count == 2
     assert "papermill" not in found.metadata and not found.cells[1].metadata
     notebook.cells[0].outputs = [nbformat.v4.new_output("error", ename="E", evalue="v", traceback=[])]
     nbformat.write(notebook, tmp_path / "a.ipynb")
