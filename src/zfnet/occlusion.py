@@ -159,7 +159,8 @@ def _chunk(features: nn.Sequential, clean: list[torch.Tensor], stages: list[Stag
     if clean[0].is_cuda:
         free = torch.cuda.mem_get_info(clean[0].device)[0]
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**30
+        known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})  # Linux; elsewhere a GiB is taken for free
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**30
     return max(1, min(CHUNK, int(free / 4 / each)))
 
 
