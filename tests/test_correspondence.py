@@ -301,6 +301,13 @@ def test_a_bad_file_is_explained(tmp_path, photos, text, error, message):
         from_file(tmp_path, photos, text)
 
 
+def test_images_that_the_data_does_not_have_are_left_out(tmp_path, photos):
+    text = "c/0.jpg: {nose: [0, 0, 5, 5]}\nd/9.jpg: {nose: [1, 1, 5, 5]}\n1: {nose: [2, 2, 5, 5]}"
+    with pytest.warns(UserWarning, match=r"1 of 3 images are not in the data: d/9.jpg. Left out"):
+        parts = from_file(tmp_path, photos, text)
+    assert parts.boxes.tolist() == [[[0, 0, 5, 5]], [[2, 2, 5, 5]]]
+
+
 def test_a_missing_file_is_named(photos):
     with pytest.raises(FileNotFoundError, match=r"correspondence.boxes none.yaml: there is no such file"):
         load_parts(replace(load_profile("folder"), correspondence=CorrespondenceConfig(boxes="none.yaml")), photos)

@@ -181,6 +181,12 @@ def test_caltech101_in_torchvisions_own_format(root):
     found = load_data(profile(source="caltech101", root="data", resize=32, size=32, train_per_class=4, test_per_class=3))
     assert found.classes == ("accordion", "ant")  # the background is no class
     assert found.test.labels.bincount().tolist() == [3, 3]
+    for images in (found.train, found.test):
+        for name, label, picture in zip(images.names, images.labels.tolist(), images.pixels, strict=True):
+            assert name.split("/")[0] == found.classes[label]
+            folder = root / "data" / "caltech101" / "101_ObjectCategories" / name.split("/")[0]
+            apart = {path.name: (data.read_image(path, 32).float() - picture.float()).abs().mean() for path in folder.iterdir()}
+            assert min(apart, key=apart.get) == name.split("/")[1]  # torchvision resizes another way
 
 
 def test_caltech101_as_a_folder_has_no_background_either(root):

@@ -349,7 +349,7 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
     elif listing:
         pixels, labels, classes, names, official = _read_folder(Files(profile.data_root, listing, config.resize), config.memory)
     else:
-        pixels, labels, classes, official = _read_torchvision(profile)
+        pixels, labels, classes, names, official = _read_torchvision(profile)
     parts = _split(labels, config, profile.seed, official)
     order = torch.cat(parts)
     pixels = pixels.select(order) if isinstance(pixels, Files) else pixels[order]
@@ -422,8 +422,9 @@ def _read_torchvision(profile: Profile):
         pixels = torch.cat([resize(chunk, [side, side], antialias=True) for chunk in arrays.split(1000)])
         labels = torch.tensor([label for part in parts for label in part.targets])
         official = torch.arange(len(labels)) >= len(parts[0])
-        return pixels, labels, parts[0].classes, official
+        return pixels, labels, parts[0].classes, None, official
     (caltech,) = parts
     pixels = torch.stack([center_crop(resize(pil_to_tensor(image.convert("RGB")), side, antialias=True), [side, side])
                           for image, _ in tqdm(caltech, desc="decoding", disable=None, leave=False)])  # fmt: skip
-    return pixels, torch.tensor(caltech.y), caltech.categories, None
+    names = [f"{caltech.categories[y]}/image_{index:04d}.jpg" for y, index in zip(caltech.y, caltech.index, strict=True)]
+    return pixels, torch.tensor(caltech.y), caltech.categories, names, None

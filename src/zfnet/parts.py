@@ -8,11 +8,12 @@ A profile of photographs names the file, `correspondence: {boxes: data/folder/pa
       nose: [96, 92, 124, 120]
       object: [30, 40, 170, 160]       # may be left out: the random masks of the control have their centres in here
 
-Every image has the same parts.
+Every image has the same parts. Images that the data does not have are left out, with a warning, while two are left.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,11 @@ def _from_file(profile: Profile, data: Data) -> Parts:
     splits = {"test": data.test, "val": data.val, "train": data.train}
     places = {name: (split, i) for split, images in splits.items() for i, name in enumerate(images.names or ())}
     size = data.test.size
+    there = {image: boxes for image, boxes in content.items() if type(image) is int or image in places}
+    if 2 <= len(there) < len(content):  # another copy of the data, or another draw of its images
+        gone = [str(image) for image in content if image not in there]
+        warnings.warn(f"{where}: {len(gone)} of {len(content)} images are not in the data: {', '.join(gone[:5])}. Left out", stacklevel=3)
+        content = there
     found, table, objects = [], [], torch.zeros(len(content), size, size, dtype=torch.bool)
     for n, (image, boxes) in enumerate(content.items()):
         place = ("test", image) if type(image) is int and 0 <= image < len(data.test) else places.get(image)
