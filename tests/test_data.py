@@ -220,6 +220,28 @@ def test_random_crops_are_crops_and_mirrors():
     assert len(seen) > 24, "crops and mirrors are not spread"
 
 
+def test_resized_crops_match_torchvision():
+    from torchvision.transforms.v2.functional import InterpolationMode, resized_crop
+
+    pixels = torch.randint(0, 256, (4, 3, 20, 24), dtype=torch.uint8)
+    indices, top, left = torch.tensor([3, 0, 0, 2]), torch.tensor([0, 4, 2, 5]), torch.tensor([7, 0, 6, 1])
+    sides, flip = torch.tensor([16, 9, 18, 12]), torch.tensor([False, True, True, False])
+    found = data.resized_crops(pixels, indices, top, left, flip, sides, 12)
+    for n, index in enumerate(indices.tolist()):
+        place = top[n].item(), left[n].item(), sides[n].item(), sides[n].item()
+        expected = resized_crop(pixels[index].float(), *place, [12, 12], InterpolationMode.BILINEAR, antialias=False)
+        assert (found[n].float() - (expected.flip(2) if flip[n] else expected)).abs().max() <= 0.51
+    assert torch.equal(found[3], pixels[2, :, 5:17, 1:13])
+
+
+def test_random_crops_of_random_side_stay_inside_and_spread():
+    rows = torch.arange(40.0).view(1, 1, 40, 1).expand(1, 3, 40, 40).to(torch.uint8) * 6  # a pixel's value tells its row
+    found = data.random_crops(rows, torch.zeros(400, dtype=torch.long), 20, torch.Generator().manual_seed(0), True, smallest=20).float() / 6
+    span = (found[:, 0, -1, 0] - found[:, 0, 0, 0]) * 20 / 19  # a crop's side, from its first and last rows
+    assert span.min() > 19 and span.max() < 41 and 29 < span.mean() < 31
+    assert found[:, 0, 0, 0].min() < 0.6 and found[:, 0, -1, 0].max() > 38.4
+
+
 # --- The built-in shapes --------------------------------------------------------------------------
 
 

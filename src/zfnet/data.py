@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -185,13 +186,37 @@ def crops(pixels: torch.Tensor, indices: torch.Tensor, top: torch.Tensor, left: 
     return pixels[indices[:, None, None, None], channel[:, None, None], rows[:, None, :, None], cols[:, None, None, :]]
 
 
-def random_crops(pixels: torch.Tensor, indices: torch.Tensor, size: int, generator: torch.Generator, flip: bool = True) -> torch.Tensor:
-    """A random crop of each image, mirrored with probability 1/2 if `flip`: uint8 (B, 3, size, size) (paper, section 3)."""
-    n, device = len(indices), pixels.device
-    top = torch.randint(pixels.shape[-2] - size + 1, (n,), generator=generator).to(device)
-    left = torch.randint(pixels.shape[-1] - size + 1, (n,), generator=generator).to(device)
-    mirrored = (torch.rand(n, generator=generator) < (0.5 if flip else 0.0)).to(device)
-    return crops(pixels, indices.to(device), top, left, mirrored, size)
+def random_crops(
+    pixels: torch.Tensor, indices: torch.Tensor, size: int, generator: torch.Generator, flip: bool = True, smallest: int | None = None
+) -> torch.Tensor:
+    """A random crop of each image, mirrored with probability 1/2 if `flip`: uint8 (B, 3, size, size) (paper, section 3).
+
+    With `smallest`, crops of random side, from it to the image's, bilinearly resized to `size`.
+    """
+    (height, width), n, device = pixels.shape[-2:], len(indices), pixels.device
+    sides = torch.randint(smallest, min(height, width) + 1, (n,), generator=generator) if smallest else None
+    if sides is None:
+        top = torch.randint(height - size + 1, (n,), generator=generator)
+        left = torch.randint(width - size + 1, (n,), generator=generator)
+    else:
+        top, left = ((torch.rand(n, generator=generator) * (whole - sides + 1)).long() for whole in (height, width))
+    mirrored = torch.rand(n, generator=generator) < (0.5 if flip else 0.0)
+    top, left, mirrored, indices = (part.to(device) for part in (top, left, mirrored, indices))
+    if sides is None:
+        return crops(pixels, indices, top, left, mirrored, size)
+    return resized_crops(pixels, indices, top, left, mirrored, sides.to(device), size)
+
+
+def resized_crops(
+    pixels: torch.Tensor, indices: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor, sides: torch.Tensor, size: int
+) -> torch.Tensor:
+    """Square crops of pixels[indices] of side `sides` (B,) at `top` and `left`, mirrored where `flip`, bilinearly resized: uint8 (B, 3, size, size)."""
+    height, width = pixels.shape[-2:]
+    theta = torch.zeros(len(indices), 2, 3, device=pixels.device)  # output to input, both in -1..1
+    theta[:, 0, 0], theta[:, 0, 2] = torch.where(flip, -sides, sides) / width, (2 * left + sides) / width - 1
+    theta[:, 1, 1], theta[:, 1, 2] = sides / height, (2 * top + sides) / height - 1
+    grid = F.affine_grid(theta, [len(indices), 3, size, size], align_corners=False)
+    return F.grid_sample(pixels[indices].float(), grid, padding_mode="border", align_corners=False).round_().to(torch.uint8)
 
 
 def ten_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:

@@ -73,12 +73,14 @@ class TrainingConfig:
 
     epochs: int = 70
     batch_size: int = 128
+    optimiser: typing.Literal["sgd", "adamw"] = "sgd"  # adamw is not the paper's: it leaves the plateau at the start sooner
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: typing.Literal["constant", "plateau", "onecycle"] = "plateau"
     rms: float | None = 0.1
     flip: bool = True
+    smallest_crop: int | None = None  # random crops have this side at least and are resized to `data: size:`; None: they have that side
     ten_crop: bool = True
     snapshots: tuple[int, ...] = ()  # in 64ths of the run: the columns of Fig. 4, whose epochs are 1, 2, 5, 10, 20, 30, 40 and 64
 
@@ -323,7 +325,7 @@ def _validated(profile: Profile, where: str) -> Profile:
     positive |= {f"model.{name}[{i}]": n for name in ("maps", "fc") for i, n in enumerate(getattr(model, name)) if n or name == "fc" or i == 0}
     positive |= {f"filters.{name}": getattr(profile.filters, name) for name in ("epochs", "images", "gain", "batch_size", "conv1_scale", "lr", "rms")}
     if training:
-        positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms")}
+        positive |= {f"training.{name}": getattr(training, name) for name in ("epochs", "batch_size", "lr", "rms", "smallest_crop")}
     small, transfer = profile.ablation, profile.transfer
     positive |= {f"ablation.{name}": getattr(small, name) for name in ("images", "seeds", "maps", "fc", "epochs", "batch_size", "lr", "rms")}
     positive |= {f"transfer.{name}": getattr(transfer, name) for name in
@@ -343,6 +345,8 @@ def _validated(profile: Profile, where: str) -> Profile:
         raise ValueError(f"{where}: filters.maps = {list(maps)}: expected the numbers of maps of five layers, above 0 in the first two; 0 leaves a layer out")
     if data.size > data.resize:
         raise ValueError(f"{where}: data.size = {data.size} is larger than data.resize = {data.resize}; crops must fit into the stored images")
+    if training and (training.smallest_crop or 0) > data.resize:
+        raise ValueError(f"{where}: training.smallest_crop = {training.smallest_crop} is larger than data.resize = {data.resize}")
     if training and (bad := [part for part in training.snapshots if not 1 <= part <= 64]):
         raise ValueError(f"{where}: training.snapshots has {bad[0]}: choose from 1 to 64, the end of the run")
     for name, config in (("model", model), ("ablation", small), ("transfer", transfer)):

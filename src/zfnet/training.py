@@ -1,4 +1,4 @@
-"""The paper's recipe (section 3): SGD with momentum, dropout, filters renormalised to a bounded RMS, the learning rate annealed.
+"""The paper's recipe (section 3): SGD with momentum (or AdamW), dropout, filters renormalised to a bounded RMS, the learning rate annealed.
 
     train(load_profile("demo"))     # runs/demo/weights.safetensors and history.csv
 
@@ -125,7 +125,7 @@ def weights_key(profile: Profile, data: Data) -> str:
     """What trained weights are made from: data, net, recipe, seed and the code of all three."""
     code = provenance.code_version(
         "training:renormalise,forward,train_step,evaluate,_schedule,_train", "models:_ZFNET,_ALEXNET,_POOLED,_Net,ZFNet,AlexNet,build_model",
-        "data:Images,crops,random_crops,ten_crop",
+        "data:Images,crops,random_crops,resized_crops,ten_crop",
     )  # fmt: skip
     return provenance.key_of(data.train.fingerprint, data.val.fingerprint, profile.model, profile.training, profile.seed, code)
 
@@ -159,7 +159,10 @@ def _key(path: Path) -> str | None:
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
     config = profile.training
     model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
+    if config.optimiser == "adamw":
+        optimiser = torch.optim.AdamW(model.parameters(), config.lr, (config.momentum, 0.999), weight_decay=config.weight_decay)
+    else:
+        optimiser = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
     steps = max(1, len(data.train) // config.batch_size)
     scheduler, when = _schedule(optimiser, config, steps)
     snapshots = {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
@@ -184,7 +187,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         order = torch.randperm(len(labels), generator=generator)[: steps * config.batch_size]
         parts = order.split(config.batch_size)
         for step, (indices, (stored, rows)) in enumerate(zip(parts, read_ahead(pixels, parts), strict=True), start=1 + (epoch - 1) * steps):
-            inputs = data.train.normalise(random_crops(stored, rows, data.train.size, generator, config.flip).to(device))
+            inputs = data.train.normalise(random_crops(stored, rows, data.train.size, generator, config.flip, config.smallest_crop).to(device))
             target = labels[indices.to(device)]
             logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
             if when == "batch":
