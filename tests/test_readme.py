@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 
 import pytest
 
 import zfnet
-from zfnet import profile_names
+from zfnet import profile_names, results
 from zfnet.profiles import NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -32,13 +31,8 @@ def test_every_notebook_and_every_profile_is_in_the_tables():
         assert f"`{name}`" in README
 
 
-@pytest.mark.parametrize("profile", [path.parent.name for path in ROOT.glob("Figures/*/01_train.csv")])
-def test_accuracies_are_those_of_the_table(profile):
-    with open(ROOT / "Figures" / profile / "01_train.csv") as file:
-        one, ten = csv.DictReader(line for line in file if not line.startswith("#"))
-    assert (one["crops"], ten["crops"]) == ("1", "10")
-    accuracies = " | ".join(f"{1 - float(row['test_error']):.2%}".replace("%", " %") for row in (one, ten))
-    assert f"| {profile} | {accuracies} | {one['n']} |" in README
+def test_the_results_are_those_of_the_tables():
+    assert README.split(results.MARKS[0])[1].split(results.MARKS[1])[0].strip() == results.report()
 
 
 def test_the_names_that_the_readme_imports_are_exported():

@@ -1,4 +1,4 @@
-"""The steps behind the Makefile: `python -m zfnet train|scan|export|notebooks|clean …`; errors are one line, not a traceback."""
+"""The steps behind the Makefile: `python -m zfnet train|scan|export|notebooks|results|clean …`; errors are one line, not a traceback."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> int:
     give = verbs.add_parser("export", help="write the trained net to one small file that other profiles can read")
     give.add_argument("profile", help="a name in profiles/, or a .yaml file")
     give.add_argument("target", help="the .safetensors file to write")
+    text = "write the README's results anew from the tables in Figures/"
+    verbs.add_parser("results", help=text, description=text)
     clean = verbs.add_parser("clean", help="strip an executed notebook for committing")
     clean.add_argument("source", help="executed notebook")
     clean.add_argument("target", nargs="?", help="where the cleaned one goes; in place when left out")
@@ -27,6 +29,11 @@ def main(argv: list[str] | None = None) -> int:
             from .notebooks import clean as strip
 
             strip(arguments.source, arguments.target or arguments.source)
+            return 0
+        if arguments.verb == "results":
+            from .results import write
+
+            print("README.md: " + ("written anew" if write() else "nothing to change"))
             return 0
         from .profiles import load_profile
 

@@ -2,7 +2,7 @@
 
     made = make_photos(600, 144)      # made.images uint8 (600, 3, 144, 144), made.labels, made.names
 
-Random crops at several scales, from half the photograph down to an eighth of its area, make a set large enough to scan: a detail that excites a unit is seen
+Random crops at several scales, from the whole photograph down to an eighth of its area, make a set large enough to scan: a detail that excites a unit is seen
 at the size at which it excites it most. The pictures are read from the installed packages, where their licences stand; nothing of them is kept here.
 """
 

@@ -145,8 +145,8 @@ def commit() -> str:
         return "unknown"
 
 
-def record(profile, device: torch.device | str = "cpu", **more) -> dict[str, object]:
-    """Provenance of a result: profile, seed, commit, torch version and device, and whatever else the caller measured."""
-    device = torch.device(device)
+def record(profile, device: torch.device | str | None = None, **more) -> dict[str, object]:
+    """Provenance of a result: profile, seed, commit, torch version and device (None: the GPU where there is one), and what else the caller measured."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU, {os.cpu_count()} cores"
     return {"profile": profile.name, "seed": profile.seed, "commit": commit(), "torch": torch.__version__, "device": name, **more}

@@ -111,8 +111,14 @@ def _schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, steps: i
 
 
 def examples(evaluation: Evaluation, labels: torch.Tensor | None, count: int, seed: int = 0) -> torch.Tensor:
-    """Indices of `count` images of different predicted classes, in seeded random order; only rightly classified ones when labels are given."""
+    """Indices of `count` images of different predicted classes, in seeded random order.
+
+    Only rightly classified ones when labels are given; otherwise, when the net has no name for them, those of the surest quarter.
+    """
     order = torch.randperm(len(evaluation.predictions), generator=torch.Generator().manual_seed(seed))
+    if labels is None:
+        sure = evaluation.probabilities.amax(1)[order]
+        order = order[sure >= sure.quantile(0.75)]
     chosen: dict[int, int] = {}
     for index in order.tolist():
         guess = int(evaluation.predictions[index])

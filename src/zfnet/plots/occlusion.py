@@ -17,14 +17,15 @@ from .panels import CONTRAST, captioned, contrast_scale, mosaic, to_grey_centred
 
 
 def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequence[Occlusion], projections: Sequence[torch.Tensor],
-                     classes: Sequence[str], title: str) -> Figure:  # fmt: skip
+                     classes: Sequence[str], title: str, known: bool = True) -> Figure:  # fmt: skip
     """Fig. 7, one row per image: (a) the image with the square, (b) activity, (c) projections, own image first, (d) probability, (e) class.
 
-    `classes` names the net's outputs. The square is drawn as the network sees it: the training images' mean.
+    `classes` names the net's outputs; `known`: the class followed is the true one, not merely the net's first guess. The square is drawn as the network
+    sees it: the training images' mean.
     """
     count = len(indices)
     figure, axes = plt.subplots(count, 5, figsize=(13, 2.25 * count), squeeze=False, gridspec_kw={"wspace": 0.24, "hspace": 0.16})
-    names = ["(a) image and square", "(b) activity", "(c) projections", "(d) p(true class)", "(e) most probable class"]
+    names = ["(a) image and square", "(b) activity", "(c) projections", f"(d) p({'true' if known else 'predicted'} class)", "(e) most probable class"]
     mean = (images.mean.expand(3, images.size, images.size).permute(1, 2, 0) / 255).numpy()
     for row, index, found, own in zip(axes, indices, occlusions, projections, strict=True):
         name = classes[found.target]

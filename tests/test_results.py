@@ -1,0 +1,68 @@
+"""The README's results are read from tables, cell by cell."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from zfnet import results
+from zfnet.profiles import ROOT
+
+TABLES = {
+    "01_train": ("crops,test_error,test_top5_error,per_class_accuracy,n", "1,0.3,0.1,0.65,77", "10,0.25,0.1,0.7049,77"),
+    "13_correspondence": ("net,layer,masked,zeros,delta", "trained,5,right_eye,both changed,0.3",
+                          "trained,5,left_eye,both changed,0.15", "trained,5,nose,both changed,0.9",
+                          "trained,5,random,both changed,0.6", "trained,5,random,agree,0.1", "random weights,5,random,both changed,0.2"),
+    "15_probes": ("net,classifier,layer,images_per_class,accuracy",
+                  *(f"{net},{kind},{layer},{n},0.{n}{layer}" for net in ("trained", "random weights") for kind in ("svm", "softmax")
+                    for layer in (1, 2, 3, 4, 5, 7) for n in (5, 10))),
+    "16_transfer": ("data,per_class,pretrained,pretrained_std,scratch,scratch_std", "here,3,50,1,20,2", "here,30,60.04,1.5,40,3.25", "Caltech-101,60,1,1,1,1"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def figures(tmp_path):
+    for name, lines in TABLES.items():
+        path = tmp_path / "demo" / f"{name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("\n".join(("# seed: 4", "# torch: 2.0", "# trained: 30 images, 2 epochs, 8 s on a slide rule", *lines)) + "\n")
+    return tmp_path
+
+
+def cell(report: str, start: str) -> list[str]:
+    (line,) = [line for line in report.splitlines() if line.startswith(f"| {start}")]
+    return [part.strip() for part in line.strip("|").split("|")][1:]
+
+
+def test_every_cell_comes_from_its_row(figures):
+    report = results.report(figures)
+    assert cell(report, "test accuracy, centre crop") == ["–", "70.0 %"]
+    assert cell(report, "test accuracy, ten crops") == ["–", "75.0 %"]
+    assert cell(report, "mean over classes") == ["46.5 ± 1.7 %", "70.5 %"]
+    assert cell(report, "Δ of masking the right eye") == ["0.63", "0.50"]
+    assert cell(report, "Δ of masking the nose") == ["0.74", "1.50"]
+    assert cell(report, "AlexNet without layers 3, 4, 6, 7") == ["+30.8", "–"]  # no such table
+    assert cell(report, "SVM on layer 4") == ["76.6 %", "10.4 % (10)"]
+    assert cell(report, "softmax on pretrained") == ["86.5 ± 0.5 %", "60.0 ± 1.5 % (30)"]
+    assert cell(report, "the same images from scratch") == ["46.5 ± 1.7 %", "40.0 ± 3.2 % (30)"]
+    assert "seed 4, n = 1 training, 30 images, 2 epochs, 8 s on a slide rule; torch 2.0." in report
+
+
+def test_a_row_that_is_not_there_is_an_error(figures):
+    path = figures / "demo" / "01_train.csv"
+    path.write_text(path.read_text().replace("\n10,", "\n5,"))
+    with pytest.raises(KeyError, match="0 rows with {'crops': '10'}"):
+        results.report(figures)
+
+
+def test_the_readme_is_written_between_its_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    assert not results.write(readme), "the committed README is up to date"
+    text = readme.read_text()
+    readme.write_text(text.replace(results.report(), "| stale |"))
+    assert results.write(readme) and readme.read_text() == text
+    readme.write_text("no marks")
+    with pytest.raises(ValueError, match="expected the lines"):
+        results.write(readme)
