@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .deconv import forward_layer
 from .models import evaluating, paper_layers
+from .stack import forward_layer
 
 
 def depths(model: nn.Module) -> dict[int, tuple[str, str]]:

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Images
-from .deconv import forward_layer
 from .models import paper_layers
 from .profiles import Profile
+from .stack import forward_layer
 
 KINDS = ("translation", "scale", "rotation")
 # order of rotational symmetry of the built-in shapes' outlines (of its stripes, for the zebra square); 0: the same at any angle
@@ -132,7 +132,7 @@ def _inputs(images: Images, pictures: torch.Tensor, weight: torch.Tensor) -> tor
 
 def load_invariance(profile: Profile, model: nn.Module, images: Images, targets: torch.Tensor) -> dict[str, Invariance]:
     """All three transformations of these images, found in `runs/<profile>/invariance.safetensors` or measured now."""
-    code = provenance.code_version("invariance", "deconv")
+    code = provenance.code_version("invariance", "stack")
     key = provenance.key_of(provenance.tensors_hash(model.state_dict()), images.fingerprint, targets.tolist(), code)
 
     def build():

@@ -157,7 +157,7 @@ def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool =
 
     weights = provenance.tensors_hash(model.state_dict())
     prints = [getattr(data, part).fingerprint for part in ("train", "val", "test")]
-    key = provenance.key_of(weights, prints, config, profile.model, profile.seed, GRID, provenance.code_version("probes", "depth", "models"))
+    key = provenance.key_of(weights, prints, config, profile.model, profile.seed, GRID, provenance.code_version("probes", "depth", "models", "stack"))
     tensors, meta = provenance.artefact(profile.runs / "probes.safetensors", key, build)
     tables = {(net, kind, layer): tensors[f"{net}/{kind}/{layer}"] for net in NETS for kind, layer in kinds}
     dimensions = {int(layer): count for layer, count in meta["dimensions"].items()}
