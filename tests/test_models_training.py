@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from pytorchcv.model_provider import get_model
 from safetensors.torch import save_file
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from zfnet import AlexNet, Profile, ZFNet, build_model, evaluate, load_data, load_model, models, read_history, receptive_field, train, training
+from zfnet import AlexNet, Profile, ZFNet, build_model, class_accuracy, evaluate, load_data, load_model, models, read_history, receptive_field, train, training
 from zfnet.data import Files, ten_crop
 from zfnet.profiles import DataConfig, ModelConfig, TrainingConfig
 from zfnet.provenance import load_tensors
@@ -206,6 +207,17 @@ def test_ten_crop_evaluation_equals_a_slow_loop(tiny):
     corners = {(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)}
     mine = {v.numpy().tobytes() for r, c in corners for p in [data.test.pixels[0, :, r : r + 64, c : c + 64]] for v in (p.contiguous(), p.flip(2).contiguous())}
     assert crops == mine
+
+
+def test_mean_per_class_accuracy_is_scikit_learns_and_not_the_plain_one():
+    labels, predictions = torch.tensor([0, 0, 0, 0, 1, 2]), torch.tensor([0, 0, 0, 1, 2, 2])
+    assert class_accuracy(predictions, labels) == pytest.approx((0.75 + 0 + 1) / 3)
+    assert class_accuracy(predictions.numpy(), labels) != pytest.approx(4 / 6)
+    generator = torch.Generator().manual_seed(0)
+    for classes in (2, 5, 10, 101):
+        labels, predictions = torch.randint(classes, (2, 20 * classes), generator=generator)
+        predictions = torch.where(labels % 3 > 0, labels, predictions)
+        assert class_accuracy(predictions, labels) == balanced_accuracy_score(labels, predictions)  # to the last bit, so that ties stay ties
 
 
 def test_interrupted_training_ends_bit_equal(tiny, monkeypatch):

@@ -25,7 +25,7 @@ from .data import Data, Images, imagenet_statistics, load_data
 from .depth import last_hidden, layer_outputs
 from .models import build_model
 from .profiles import ModelConfig, Profile, TrainingConfig, TransferConfig, load_profile
-from .training import default_device, evaluate, trained, weights_key
+from .training import class_accuracy, default_device, evaluate, trained, weights_key
 from .variants import checked, draw, mean_std, resized, smaller, trained_quietly, variant
 
 if typing.TYPE_CHECKING:
@@ -174,12 +174,6 @@ def fit_softmax(train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tenso
     return best[1]
 
 
-def class_accuracy(predictions, labels: torch.Tensor) -> float:
-    """Mean of the per-class accuracies (the measure of Table 4), over the classes of `labels`."""
-    predictions = torch.as_tensor(predictions)
-    return torch.stack([(predictions[labels == label] == label).double().mean() for label in labels.unique()]).mean().item()
-
-
 def softmax_accuracy(task: Task, chosen: torch.Tensor, arm: str = "pretrained") -> float:
     """Accuracy of a softmax that was trained on layer 7 ("pretrained" or "untrained") of the chosen training images, scaled to a root mean square of 1."""
     train, val, test = task.features[arm]
@@ -197,7 +191,7 @@ def scratch_accuracy(task: Task, chosen: torch.Tensor, name: str, seed: int) -> 
     times = max(1, config.epoch_images // len(chosen))
     small = dataclasses.replace(task.target, train=task.target.train.subset(chosen.repeat(times)))
     own = variant(task.profile, f"transfer/{name}", small, model(config), recipe(config, config.epochs), seed)
-    key = provenance.key_of(weights_key(own, small), small.test.fingerprint, provenance.code_version("transfer"))
+    key = provenance.key_of(weights_key(own, small), small.test.fingerprint, provenance.code_version("transfer", "training:class_accuracy"))
 
     def build():
         net = trained_quietly(own, small)
