@@ -161,7 +161,7 @@ def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module
 def load_sanity(profile: Profile, model: nn.Module, images: Images, indices: torch.Tensor, layer: str, draws: int = 3) -> Sanity:
     """The profile's sanity checks with `draws` untrained nets, found in `runs/<profile>/sanity.safetensors` or made now."""
     weights = provenance.tensors_hash(model.features.state_dict())
-    code = provenance.code_version("sanity", "deconv", "stack", "windows", "likeness", "localisation", "models")
+    code = provenance.code_version("sanity", "deconv", "stack", "windows", "likeness", "contrast", "localisation", "models")
     plain = [field.name for field in dataclasses.fields(Sanity)][2:]
     key = provenance.key_of(weights, images.fingerprint, indices.tolist(), layer, draws, profile.seed, profile.model, code)
 
