@@ -53,7 +53,7 @@ def test_nothing_is_written_when_half_precision_costs_too_much(trained, tmp_path
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(ValueError, match="in half precision the accuracy is .* nothing was written"):
         export(profile, data, tmp_path / "weights" / "small.safetensors")
-    assert list((tmp_path / "weights").iterdir()) == []
+    assert not (tmp_path / "weights").exists()
 
 
 def test_what_cannot_be_exported_is_named(trained, tmp_path):
@@ -73,6 +73,14 @@ def test_weights_that_do_not_say_how_images_were_normalised(weights, tmp_path, m
     exporting.provenance.save_tensors(tmp_path / "other.safetensors", {"a": torch.ones(1)}, {})
     reader = Profile("r", "", data=DataConfig(source="photos", count=20, resize=72, size=64, normalise="weights"), model=ModelConfig(weights=weights))
     with pytest.raises(ValueError, match=f"normalise: weights, but {weights or 'no file'} does not say .*zfnet export"):
+        load_data(reader)
+
+
+@pytest.mark.parametrize("name", ["gone.safetensors", "gone.pth"])
+def test_a_missing_weights_file_is_named_with_the_cure(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path)
+    reader = Profile("r", "", data=DataConfig(source="photos", count=20, resize=72, size=64, normalise="weights"), model=ModelConfig(weights=f"w/{name}"))
+    with pytest.raises(FileNotFoundError, match=f"no weights at .*w/{name}: write them with `python -m zfnet export`, or set `model: weights:` in profile 'r'"):
         load_data(reader)
 
 

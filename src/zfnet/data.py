@@ -282,11 +282,13 @@ def imagenet_statistics() -> tuple[torch.Tensor, torch.Tensor]:
 def trained_input(profile: Profile) -> dict | None:
     """mean, std and gain that the net in the profile's weights file was trained with, for `normalise: weights`; None for the other rules.
 
-    Raises ValueError, with the cure, where the file does not say, or says another gain than the profile.
+    Raises FileNotFoundError where there is no such file, and ValueError where it does not say, or says another gain than the profile, each with the cure.
     """
     if profile.data.normalise != "weights":
         return None
     path, weights = profile.given_weights, profile.model.weights or "no file"
+    if path and not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: write them with `python -m zfnet export`, or set `model: weights:` in profile {profile.name!r}")
     found = provenance.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
     if not found:
         raise ValueError(f"normalise: weights, but {weights} does not say how its images were normalised; `python -m zfnet export` writes files that do")
