@@ -21,7 +21,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import provenance
-from .data import Data, Files, Images, load_data, random_crops, read_ahead, ten_crop
+from .data import Data, Images, load_data, random_crops, ten_crop
+from .files import Files, read_ahead
 from .models import build_model, evaluating, load_model, save_weights
 from .profiles import Profile, TrainingConfig
 
