@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from zfnet import Deconvnet, Images, scan, strongest_channel, top_units
+from zfnet.activations import strongest_units
 
 LAYERS = ["1", "2", "4"]
 
@@ -166,6 +167,21 @@ def test_the_strongest_units_of_one_image_are_a_sort_of_them_all_with_ties():
     for k in (0, len(units) + 1):
         with pytest.raises(ValueError, match=f"k = {k}: choose 1 to {len(units)}, the number of units of 4"):
             top_units(Deconvnet(net), images[0], "4", k)
+
+
+def test_the_strongest_unit_of_each_image_with_ties():
+    """More images than a batch; of equals the first by channel, row and column."""
+    net, images = stack(True), inputs(True, 40)
+    with torch.no_grad():
+        maps = copy.deepcopy(net)[:3](images.clone())
+    channel, position = strongest_units(net, images, "2")
+    tied = 0
+    for m, c, (row, col) in zip(maps, channel.tolist(), position.tolist(), strict=True):
+        assert m[c, row, col] == m.max() > 0
+        places = (m == m.max()).nonzero().tolist()
+        assert [c, row, col] == places[0]
+        tied += len(places) > 1
+    assert len(channel) == 40 and tied > 20
 
 
 def test_the_strongest_channel_has_the_largest_total_not_the_largest_peak():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from zfnet import Profile, data, load_data, shapes
+from zfnet import Profile, data, files, load_data, shapes
 from zfnet.profiles import DataConfig
 
 
@@ -185,7 +185,7 @@ def test_caltech101_in_torchvisions_own_format(root):
         for name, label, picture in zip(images.names, images.labels.tolist(), images.pixels, strict=True):
             assert name.split("/")[0] == found.classes[label]
             folder = root / "data" / "caltech101" / "101_ObjectCategories" / name.split("/")[0]
-            apart = {path.name: (data.read_image(path, 32).float() - picture.float()).abs().mean() for path in folder.iterdir()}
+            apart = {path.name: (files.read_image(path, 32).float() - picture.float()).abs().mean() for path in folder.iterdir()}
             assert min(apart, key=apart.get) == name.split("/")[1]  # torchvision resizes another way
 
 

@@ -45,6 +45,8 @@ def test_as_drawn_is_the_rule_of_the_figures():
     picture = torch.randn(3, 8, 8) * (torch.rand(8, 8) < 0.5)
     scale = plots.contrast_scale(picture)
     np.testing.assert_allclose(as_drawn(picture).transpose(1, 2, 0), plots.to_grey_centred(picture, scale), atol=1e-6)
+    values = picture.numpy()
+    np.testing.assert_allclose(as_drawn(picture), 0.5 + 0.5 * np.clip(values / np.percentile(np.abs(values[values != 0]), 98), -1, 1), atol=1e-6)
     assert (as_drawn(torch.zeros(3, 2, 2)) == 0.5).all()
 
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from pytorchcv.model_provider import get_model
 from safetensors.torch import save_file
+from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from zfnet import AlexNet, Profile, ZFNet, build_model, evaluate, load_data, load_model, models, read_history, receptive_field, train, training
+from zfnet import AlexNet, Profile, ZFNet, build_model, class_accuracy, evaluate, load_data, load_model, models, read_history, receptive_field, train, training
 from zfnet.data import Files, ten_crop
 from zfnet.profiles import DataConfig, ModelConfig, TrainingConfig
 from zfnet.provenance import load_tensors
@@ -208,7 +209,20 @@ def test_ten_crop_evaluation_equals_a_slow_loop(tiny):
     assert crops == mine
 
 
-def test_interrupted_training_ends_bit_equal(tiny, monkeypatch):
+def test_mean_per_class_accuracy_is_scikit_learns_and_not_the_plain_one():
+    labels, predictions = torch.tensor([0, 0, 0, 0, 1, 2]), torch.tensor([0, 0, 0, 1, 2, 2])
+    assert class_accuracy(predictions, labels) == pytest.approx((0.75 + 0 + 1) / 3)
+    assert class_accuracy(predictions.numpy(), labels) != pytest.approx(4 / 6)
+    generator = torch.Generator().manual_seed(0)
+    for classes in (2, 5, 10, 101):
+        labels, predictions = torch.randint(classes, (2, 20 * classes), generator=generator)
+        predictions = torch.where(labels % 3 > 0, labels, predictions)
+        assert class_accuracy(predictions, labels) == balanced_accuracy_score(labels, predictions)  # to the last bit, so that ties stay ties
+
+
+@pytest.mark.parametrize("recipe", [{}, {"optimiser": "adamw", "lr": 0.003, "weight_decay": 0.05, "smallest_crop": 48}], ids=["sgd", "adamw"])
+def test_interrupted_training_ends_bit_equal(tiny, monkeypatch, recipe):
+    tiny = dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, **recipe))
     data = load_data(tiny)
     meta = train(tiny, data, device="cpu", progress=False)
     weights, history = models.read_weights(tiny.weights_file), read_history(tiny)
@@ -229,6 +243,24 @@ def test_interrupted_training_ends_bit_equal(tiny, monkeypatch):
     train(tiny, data, device="cpu", progress=False)
     again = models.read_weights(tiny.weights_file)
     assert all(torch.equal(weights[name], again[name]) for name in weights) and read_history(tiny) == history
+
+
+def test_the_first_step_of_adamw_by_hand(tiny):
+    """Its averages begin with the gradient itself: every weight decays, then moves by the learning rate against its gradient's sign."""
+    lr, decay = 0.003, 0.1
+    recipe = TrainingConfig(epochs=1, batch_size=48, optimiser="adamw", lr=lr, weight_decay=decay, schedule="constant", rms=None, flip=False)
+    tiny = dataclasses.replace(tiny, training=recipe, model=dataclasses.replace(tiny.model, dropout=0.0), data=dataclasses.replace(tiny.data, resize=64))
+    data, net = load_data(tiny), build_model(tiny, 10)
+    assert len(data.train) // 48 == 1, "more than one step"
+    train(tiny, data, device="cpu", progress=False)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(tiny.seed * 100_003 + 1))[:48]
+    nn.functional.cross_entropy(net(data.train.batch(order)), data.train.labels[order]).backward()
+    found, moved = models.read_weights(tiny.weights_file), 0
+    for name, weight in net.named_parameters():
+        expected = weight * (1 - lr * decay) - lr * weight.grad / (weight.grad.abs() + 1e-8)
+        torch.testing.assert_close(found[name], expected.detach(), rtol=1e-5, atol=1e-6, msg=name)
+        moved += int(((found[name] - weight * (1 - lr * decay)).abs() > 0.99 * lr).sum())
+    assert moved > 0.5 * sum(weight.numel() for weight in net.parameters())
 
 
 def test_the_epoch_that_is_best_on_validation_is_kept(tiny, monkeypatch):

@@ -15,7 +15,7 @@ from torch import nn
 
 from zfnet import AlexNet, Images, ZFNet, load_profile, plots, probes
 from zfnet.data import Data
-from zfnet.depth import depths, layer_outputs
+from zfnet.depth import depths, last_hidden, layer_outputs
 from zfnet.models import build_model
 from zfnet.profiles import DataConfig, ModelConfig, ProbesConfig
 
@@ -81,14 +81,21 @@ def hooked(net, inputs):
 def test_layer_outputs_are_those_of_the_forward_pass(net, inputs):
     before, expected = inputs.clone(), hooked(net, inputs)
     net.features.eval()
-    found = layer_outputs(net, inputs, [7, 1, 5, "9", 6, 3])
-    assert set(found) == {7, 1, 5, "9", 6, 3}
+    found = layer_outputs(net, inputs, [7, 1, 5, "9", "logits", 6, 3])
+    assert set(found) == {7, 1, 5, "9", "logits", 6, 3}
     for layer, module in {1: "1", 3: "5", 5: "10", "9": "9"}.items():
         assert torch.allclose(found[layer], expected["features", module], atol=1e-5) and found[layer].std() > 0
     assert torch.allclose(found[6], expected["classifier", "2"], atol=1e-5) and torch.allclose(found[7], expected["classifier", "5"], atol=1e-5)
+    assert torch.allclose(found["logits"], expected["classifier", "6"], atol=1e-5)
     assert found[7].shape == (5, 5) and not found[7].requires_grad
     assert torch.equal(inputs, before)
     assert net.classifier.training and not net.features[1].training  # every module has its own mode back
+
+
+def test_the_last_hidden_layer_has_a_number(net):
+    assert last_hidden(net) == 7 and last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=(4,))) == 6
+    with pytest.raises(ValueError, match="^ZFNet has no hidden layer, so there is no layer 7: choose a profile whose `model: fc:` is not empty$"):
+        last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=()))
 
 
 def test_only_the_layers_that_are_asked_for_are_computed(net, inputs):

@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 from zfnet import Deconvnet, Images, ZFNet, build_model, load_profile, plots, receptive_field
+from zfnet.activations import strongest_units
 from zfnet.deconv import RULES
 from zfnet.likeness import edges, same_place, similarity
 from zfnet.sanity import (
@@ -24,7 +25,6 @@ from zfnet.sanity import (
     pictures,
     randomised,
     sanity,
-    strongest_units,
     table,
     untrained_nets,
 )
@@ -64,14 +64,6 @@ def test_randomised_copies_those_weights_and_no_others():
         assert torch.equal(value, source.state_dict()[name]), name
     assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
     assert not torch.equal(fresh.conv5.weight, trained.conv5.weight)
-
-
-def test_the_strongest_unit_of_each_image():
-    net, inputs = small(0).features, torch.randn(3, 3, 64, 64)
-    maps = Deconvnet(net).activations(inputs, "relu3")
-    channel, position = strongest_units(net, inputs, "relu3")
-    for m, c, (row, col) in zip(maps, channel, position.tolist(), strict=True):
-        assert m[c, row, col] == m.max() > 0
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -115,6 +115,13 @@ def top_units(deconvnet: Deconvnet, image: torch.Tensor, layer: str, k: int = 9)
     return TopUnits(value[:k], flat // (rows * cols), flat // cols % rows, flat % cols)
 
 
+def strongest_units(features: nn.Sequential, inputs: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The strongest unit of `layer` in each image: channel (N,) and position (N, 2), on the CPU; ties go to the lower channel, then position."""
+    maps = torch.cat([Deconvnet(features).activations(part, layer).cpu() for part in inputs.split(32)])
+    unit, (rows, cols) = maps.flatten(1).argmax(1), maps.shape[2:]
+    return unit // (rows * cols), torch.stack([unit // cols % rows, unit % cols], 1)
+
+
 def strongest_channel(deconvnet: Deconvnet, images: torch.Tensor, layer: str) -> torch.Tensor:
     """For each image (N, 3, H, W) the channel of `layer` with the largest total activity: int64 (N,)."""
     return deconvnet.activations(images, layer).sum((2, 3)).argmax(1)

@@ -1,7 +1,7 @@
 """Data: the built-in shapes, photographs of installed packages, CIFAR-10, Caltech-101, or a folder of images; decoded once, kept as uint8, cropped and
 normalised on demand.
 
-A folder that would take more memory than `data: memory:` allows stays in its files: worker processes decode them when they are needed.
+A folder that would take more memory than `data: memory:` allows stays in its files (`files.py`).
 
     data = load_data(load_profile("demo"))
     data.val.batch([0, 1, 2])       # network input, float32 (3, 3, S, S)
@@ -12,8 +12,6 @@ Layouts of a folder: CLASS/image, or train/CLASS/image and test/CLASS/image.
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,84 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from . import photos, provenance, shapes
+from .files import SUFFIXES, Files, read_ahead, read_folder, select
 from .profiles import DataConfig, Profile
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's statistics, of pixels in 0..1
-
-
-class Files:
-    """Image files in the place of a tensor uint8 (N, 3, side, side): `files[indices]` decodes those. entries: (name, bytes, modification time)."""
-
-    dtype, ndim = torch.uint8, 4
-
-    def __init__(self, root: Path, entries: Sequence[tuple[str, int, int]], side: int):
-        self.root, self.entries, self.side = root, entries, side
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self), 3, self.side, self.side))
-
-    def __getitem__(self, key) -> torch.Tensor:
-        indices, *crop = key if isinstance(key, tuple) else (key,)
-        return self.intact(*self.read(indices))[(slice(None), *crop)]
-
-    def intact(self, pixels: torch.Tensor, broken: dict[int, str]) -> torch.Tensor:
-        """The pixels that `read` found; OSError where some file has become unreadable."""
-        if broken:
-            raise OSError(f"{self.root}: {'; '.join(broken.values())} cannot be read any more. Start again: a changed folder is looked through anew")
-        return pixels
-
-    def read(self, indices: torch.Tensor) -> tuple[torch.Tensor, dict[int, str]]:
-        """Images uint8 (B, 3, side, side), black where one is unreadable, and what is wrong with those: {index: message}."""
-        pixels, broken = torch.zeros(len(indices), 3, self.side, self.side, dtype=torch.uint8), {}
-        for row, index in zip(pixels, indices.tolist(), strict=True):
-            name = self.entries[index][0]
-            try:
-                row.copy_(read_image(self.root / name, self.side))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                broken[index] = f"{name} ({error})"
-        return pixels, broken
-
-    def select(self, indices: torch.Tensor) -> Files:
-        return Files(self.root, [self.entries[i] for i in indices.tolist()], self.side)
-
-
-class _Reader(torch.utils.data.Dataset):
-    """One item per part of the files."""
-
-    def __init__(self, read, parts):
-        self.read, self.parts = read, parts
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, n: int):
-        return self.read(self.parts[n])
-
-
-def _ahead(read, parts: Sequence[torch.Tensor]) -> Iterator:
-    """read(part) for each part in order, worked out ahead by as many processes as there are cores, up to eight."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(8, cores) if len(parts) > 4 else 0
-    own = torch.Generator()  # or the loader would draw from the global one, and dropout would differ from a run in memory
-    return iter(torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own))
-
-
-def read_ahead(pixels: torch.Tensor | Files, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """For each part (indices) in turn a tensor of images and the part's rows in it: the images themselves in memory, decoded parts of files."""
-    if isinstance(pixels, Files):
-        for part, found in zip(parts, _ahead(pixels.read, parts), strict=True):
-            yield pixels.intact(*found), torch.arange(len(part))
-    else:
-        yield from ((pixels, part) for part in parts)
 
 
 class Images(torch.utils.data.Dataset):
@@ -252,7 +179,7 @@ def load_data(profile: Profile) -> Data:
     """
     config = profile.data
     listing = _listing(profile)
-    modules = ["data", *({config.source} & {"shapes", "photos"})]
+    modules = ["data", "files", *({config.source} & {"shapes", "photos"})]
     key = provenance.key_of(config, profile.seed, listing, trained_input(profile), provenance.code_version(*modules))
     tensors, meta = provenance.artefact(profile.data_file, key, lambda: _decode(profile, listing))
     keypoints = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")} or None
@@ -265,9 +192,8 @@ def load_data(profile: Profile) -> Data:
     for length in meta["lengths"]:
         part = slice(start, start + length)
         points = {name: values[part] for name, values in keypoints.items()} if keypoints else None
-        own = Files(pixels.root, pixels.entries[part], pixels.side) if isinstance(pixels, Files) else pixels[part]
         masks = tensors["masks"][part] if "masks" in tensors else None
-        splits.append(Images(own, tensors["labels"][part], classes, config.size, tensors["mean"], tensors["std"], config.gain,
+        splits.append(Images(select(pixels, part), tensors["labels"][part], classes, config.size, tensors["mean"], tensors["std"], config.gain,
                              names and names[part], masks, points))  # fmt: skip
         start += length
     return Data(*splits, classes)
@@ -282,11 +208,13 @@ def imagenet_statistics() -> tuple[torch.Tensor, torch.Tensor]:
 def trained_input(profile: Profile) -> dict | None:
     """mean, std and gain that the net in the profile's weights file was trained with, for `normalise: weights`; None for the other rules.
 
-    Raises ValueError, with the cure, where the file does not say, or says another gain than the profile.
+    Raises FileNotFoundError where there is no such file, and ValueError where it does not say, or says another gain than the profile, each with the cure.
     """
     if profile.data.normalise != "weights":
         return None
     path, weights = profile.given_weights, profile.model.weights or "no file"
+    if path and not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: write them with `python -m zfnet export`, or set `model: weights:` in profile {profile.name!r}")
     found = provenance.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
     if not found:
         raise ValueError(f"normalise: weights, but {weights} does not say how its images were normalised; `python -m zfnet export` writes files that do")
@@ -372,58 +300,21 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
         made = photos.make_photos(config.count, config.resize, profile.seed)
         pixels, labels, classes, names = made.images, made.labels, photos.CLASSES, made.names
     elif listing:
-        pixels, labels, classes, names, official = _read_folder(Files(profile.data_root, listing, config.resize), config.memory)
+        pixels, labels, classes, names, official = read_folder(Files(profile.data_root, listing, config.resize), config.memory)
     else:
         pixels, labels, classes, names, official = _read_torchvision(profile)
     parts = _split(labels, config, profile.seed, official)
     order = torch.cat(parts)
-    pixels = pixels.select(order) if isinstance(pixels, Files) else pixels[order]
-    train = pixels.select(torch.arange(len(parts[0]))) if isinstance(pixels, Files) else pixels[: len(parts[0])]
+    pixels = select(pixels, order)
     if config.normalise == "weights":
         mean, std = (torch.tensor(trained_input(profile)[name]).view(3, 1, 1) for name in ("mean", "std"))
     else:
-        mean, std = statistics(train, config.size, config.normalise)
+        mean, std = statistics(select(pixels, slice(len(parts[0]))), config.size, config.normalise)
     tensors = {"labels": labels[order], "mean": mean, "std": std, **{name: tensor[order] for name, tensor in own.items()}}
     if isinstance(pixels, torch.Tensor):
         tensors["pixels"] = pixels
     names = [names[i] for i in order.tolist()] if names else None
     return tensors, {"classes": list(classes), "names": names, "lengths": [len(part) for part in parts]}
-
-
-def read_image(path: Path, side: int) -> torch.Tensor:
-    """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`, centre crop. Raises OSError if unreadable."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image).convert("RGB")
-        return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
-
-
-def _read_folder(files: Files, memory: float):
-    """Decode every image of a folder, to keep it or to know that it can be read; a split folder's name (train, test) is not part of the class."""
-    root, names = files.root, [entry[0] for entry in files.entries]
-    split = (root / "train").is_dir() and (root / "test").is_dir()
-    parents = [Path(name).parts[:-1] for name in names]
-    of = ["/".join(parts[1:] if split else parts) or "images" for parts in parents]
-    fits = files.shape.numel() <= memory * 2**30
-    pixels = torch.empty(files.shape, dtype=torch.uint8) if fits else None
-    broken, parts = {}, torch.arange(len(names)).split(64)
-    with tqdm(total=len(names), desc="decoding", unit="image", disable=None, leave=False) as bar:
-        for part, (found, unreadable) in zip(parts, _ahead(files.read, parts), strict=True):
-            if fits:
-                pixels[part] = found
-            broken |= unreadable
-            bar.update(len(part))
-    if broken:
-        message = f"{len(broken)} of {len(names)} images in {root} cannot be read: {'; '.join(list(broken.values())[:5])}"
-        if len(broken) > 0.01 * len(names):
-            raise ValueError(message + ". More than 1 %: repair or remove them")
-        warnings.warn(message + ". Skipped", stacklevel=2)
-    kept = torch.tensor([i for i in range(len(names)) if i not in broken])
-    classes = sorted({of[i] for i in kept.tolist()})
-    label = {name: n for n, name in enumerate(classes)}
-    labels = torch.tensor([label[of[i]] for i in kept.tolist()])
-    official = torch.tensor([parents[i][0] == "test" for i in kept.tolist()]) if split else None
-    images = (pixels if not broken else pixels[kept]) if fits else files.select(kept)
-    return images, labels, classes, [names[i] for i in kept.tolist()], official
 
 
 def _read_torchvision(profile: Profile):

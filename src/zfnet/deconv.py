@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .stack import check_supported, forward_layer, layers_up_to, pair
-from .windows import Stage, blank, cut, paste, plan, receptive_field, windows_pay
+from .windows import Stage, blank, cut, forward_window, paste, plan, receptive_field, windows_pay
 
 OVERLAP = ("add", "overwrite", "max")
 RULES = ("deconvnet", "guided", "gradient")
@@ -178,8 +178,7 @@ class Deconvnet:
                 size = x.shape
                 x, switches = F.max_pool2d(blank(x, stage, float("-inf")), module.kernel_size, module.stride, 0, module.dilation, return_indices=True)
             elif isinstance(module, nn.Conv2d):
-                size = x.shape
-                x = F.conv2d(blank(x, stage, 0.0), module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
+                size, x = x.shape, forward_window(module, blank(x, stage, 0.0))
             else:
                 size, x = x.shape, forward_layer(module, x, inplace=True)
                 switches = _fired(module, x, rule)

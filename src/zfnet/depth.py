@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .deconv import forward_layer
 from .models import evaluating, paper_layers
+from .stack import forward_layer
 
 
 def depths(model: nn.Module) -> dict[int, tuple[str, str]]:
@@ -29,15 +29,25 @@ def depths(model: nn.Module) -> dict[int, tuple[str, str]]:
     return found | {n: ("classifier", name) for n, name in enumerate(hidden, start=len(found) + 1)}
 
 
+def last_hidden(model: nn.Module) -> int:
+    """The number of the last rectified hidden layer: 7 in the paper's nets. Raises ValueError for a net whose head has none."""
+    hidden = [layer for layer, (part, _) in depths(model).items() if part == "classifier"]
+    if not hidden:
+        raise ValueError(f"{type(model).__name__} has no hidden layer, so there is no layer 7: choose a profile whose `model: fc:` is not empty")
+    return hidden[-1]
+
+
 @torch.no_grad()
 def layer_outputs(model: nn.Module, inputs: torch.Tensor, layers: Sequence[int | str]) -> dict[int | str, torch.Tensor]:
-    """Features of network inputs (N, 3, H, W) at each of `layers`, in one forward pass: maps (N, C, h, w) or hidden layers (N, F), on the net's device.
+    """Features of network inputs (N, 3, H, W) at each of `layers`, in one forward pass: maps (N, C, h, w) or vectors (N, F), on the net's device.
 
-    A layer is a number of the paper's, or the name of a module of the convolutional part ("relu5": layer 5 before its pool). Raises ValueError for a layer that
-    this net does not have.
+    A layer is a number of the paper's, the name of a module of the convolutional part ("relu5": layer 5 before its pool), or "logits", the end of the head.
+    Raises ValueError for a layer that this net does not have.
     """
     known = depths(model)
     known |= {name: ("features", name) for name, _ in model.features.named_children()}
+    if head := [name for name, _ in model.classifier.named_children()]:
+        known["logits"] = ("classifier", head[-1])
     if missing := [layer for layer in layers if layer not in known]:
         raise ValueError(f"layer {missing[0]!r}: this net has {', '.join(map(str, known))}")
     wanted: dict[tuple[str, str], list[int | str]] = {}

@@ -25,10 +25,10 @@ from torch import nn
 from . import provenance
 from .activations import TopActivations, scan
 from .data import Data, Images
-from .deconv import Deconvnet, forward_layer
+from .deconv import Deconvnet
 from .models import build_model, paper_layers
 from .profiles import Profile
-from .windows import check_supported, layers_up_to
+from .stack import check_supported, forward_layer, layers_up_to
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def evolve(profile: Profile, history: Sequence[Snapshot], data: Data) -> Evoluti
     config, layers = profile.evolution, paper_layers(history[-1].features)
     stacks = [snapshot.features for snapshot in history]
     weights = [provenance.tensors_hash(stack.state_dict()) for stack in stacks]
-    code = provenance.code_version("evolution", "activations", "deconv", "windows")
+    code = provenance.code_version("evolution", "activations", "deconv", "stack", "windows")
     key = provenance.key_of(weights, layers, data.train.fingerprint, data.val.fingerprint, config, profile.seed, code)
     searched, probes = (_subset(images, n, profile.seed) for images, n in ((data.train, config.images), (data.val, config.probes)))
 

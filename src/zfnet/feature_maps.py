@@ -16,10 +16,10 @@ from torch import nn
 
 from . import provenance
 from .data import Images, batches
-from .deconv import forward_layer
 from .models import paper_layers
 from .profiles import Profile
-from .windows import check_supported, layers_up_to, receptive_field
+from .stack import check_supported, forward_layer, layers_up_to
+from .windows import receptive_field
 
 
 def stages(features: nn.Sequential, layer: int) -> list[str]:
@@ -105,7 +105,7 @@ def extremes(features: nn.Sequential, dataset, names: Sequence[str], batch_size:
 def load_extremes(profile: Profile, model: nn.Module, images: Images, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """The profile's `extremes`, found in `runs/<profile>/extremes.safetensors` or measured now."""
     weights = provenance.tensors_hash(model.features.state_dict())
-    key = provenance.key_of(weights, images.fingerprint, list(names), provenance.code_version("feature_maps", "deconv", "windows"))
+    key = provenance.key_of(weights, images.fingerprint, list(names), provenance.code_version("feature_maps", "stack"))
     tensors, _ = provenance.artefact(
         profile.runs / "extremes.safetensors", key, lambda: (extremes(model.features, images, names), provenance.record(profile, n=len(images)))
     )

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Images
-from .deconv import forward_layer
+from .depth import last_hidden, layer_outputs
 from .models import paper_layers
 from .profiles import Profile
 
@@ -81,23 +81,11 @@ def transform(images: Images, indices: Sequence[int] | torch.Tensor, kind: str, 
 def hidden(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Layer 1 and layer 7 of images (N, 3, H, W), each rectified and flattened to (N, units), and the logits, from one forward pass in eval mode.
 
-    Layer 7 is the last rectified layer of the classifier. ValueError where the classifier has none.
+    Layer 7 is the last hidden layer, layer 1 the rectified maps before their pool. ValueError where the classifier has no hidden layer.
     """
-    last = [name for name, module in model.classifier.named_children() if isinstance(module, nn.ReLU)]
-    if not last:
-        raise ValueError("this net's classifier has no hidden layer, so there is no layer 7: choose a profile whose `model: fc:` is not empty")
-    first, x = paper_layers(model.features)[1], inputs
-    found = {}
-    for name, module in model.features.named_children():
-        x = forward_layer(module, x)
-        if name == first:
-            found[1] = x.flatten(1)
-    x = torch.flatten(model.avgpool(x), 1)
-    for name, module in model.classifier.named_children():
-        x = forward_layer(module, x)
-        if name == last[-1]:
-            found[7] = x
-    return found[1], found[7], x
+    first, last = paper_layers(model.features)[1], last_hidden(model)
+    found = layer_outputs(model, inputs, (first, last, "logits"))
+    return found[first].flatten(1), found[last], found["logits"]
 
 
 @torch.no_grad()
@@ -110,15 +98,14 @@ def measure(model: nn.Module, images: Images, targets: torch.Tensor, kind: str, 
     if targets.shape != (len(images),):
         raise ValueError(f"targets: expected one label for each of the {len(images)} images, got {tuple(targets.shape)}")
     steps = amounts(kind, images.size) if steps is None else steps
-    weight = next(model.parameters())
-    parts = []
+    device, parts = next(model.parameters()).device, []
     for indices in tqdm(torch.arange(len(images)).split(batch_size), desc=kind, unit="batch", leave=False, disable=None):
-        clean = hidden(model, _inputs(images, images.pictures(indices), weight))
+        clean = hidden(model, images.normalise(images.pictures(indices).to(device)))
         if (outputs := clean[2].shape[1]) <= int(targets.max()) or int(targets.min()) < 0:
             raise ValueError(f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels from 0 to {outputs - 1}")
         rows = []
         for amount in steps.tolist():
-            moved = hidden(model, _inputs(images, transform(images, indices, kind, amount), weight))
+            moved = hidden(model, images.normalise(transform(images, indices, kind, amount).to(device)))
             distances = [torch.linalg.vector_norm(a - b, dim=1).double().cpu() for a, b in zip(moved[:2], clean[:2], strict=True)]
             chosen = moved[2].double().softmax(1).cpu().gather(1, targets[indices, None])[:, 0]
             rows.append(torch.stack([*distances, chosen]))
@@ -126,13 +113,9 @@ def measure(model: nn.Module, images: Images, targets: torch.Tensor, kind: str, 
     return Invariance(kind, steps, *torch.cat(parts, 1), targets)
 
 
-def _inputs(images: Images, pictures: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return images.normalise(pictures.to(weight.device)).to(weight).contiguous(memory_format=torch.channels_last)
-
-
 def load_invariance(profile: Profile, model: nn.Module, images: Images, targets: torch.Tensor) -> dict[str, Invariance]:
     """All three transformations of these images, found in `runs/<profile>/invariance.safetensors` or measured now."""
-    code = provenance.code_version("invariance", "deconv")
+    code = provenance.code_version("invariance", "depth", "stack")
     key = provenance.key_of(provenance.tensors_hash(model.state_dict()), images.fingerprint, targets.tolist(), code)
 
     def build():

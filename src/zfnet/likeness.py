@@ -11,6 +11,8 @@ import torch
 from skimage.filters import sobel
 from skimage.metrics import structural_similarity
 
+from .contrast import contrast_scale, to_grey_centred
+
 
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     """Spearman's rank correlation of two tensors of one size, ties at their average rank; NaN where one is constant."""
@@ -23,11 +25,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (counts.cumsum() - (counts - 1) / 2)[inverse]
 
 
-def as_drawn(picture: torch.Tensor, percentile: float = 98) -> np.ndarray:
-    """A picture (3, h, w) as the figures draw it, in 0..1: zero is 0.5, a percentile of the absolute values that are not zero is the full range."""
-    magnitude = picture[picture != 0].abs().numpy()
-    scale = np.percentile(magnitude, percentile) if len(magnitude) else 1.0
-    return (0.5 + 0.5 * (picture / scale).clamp(-1, 1)).numpy()
+def as_drawn(picture: torch.Tensor) -> np.ndarray:
+    """A picture (3, h, w) as the figures draw it on a scale of its own, in 0..1: zero is 0.5."""
+    return to_grey_centred(picture, contrast_scale(picture)).transpose(2, 0, 1)
 
 
 def same_place(a: torch.Tensor, b: torch.Tensor, box: tuple[int, int, int, int]) -> float:

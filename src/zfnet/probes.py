@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.svm import LinearSVC
 from torch import nn
 from tqdm.auto import tqdm
@@ -29,6 +28,7 @@ from .data import Data, Images, batches
 from .depth import depths, layer_outputs
 from .models import build_model
 from .profiles import Profile
+from .training import class_accuracy
 
 GRID = {"svm": (0.01, 0.1, 1.0, 10.0), "softmax": (0.1, 1.0, 10.0, 100.0, 1000.0)}  # values of C to choose from
 HELD_OUT = 50  # at most so many validation and test images per class, as in the paper's Table 4
@@ -103,7 +103,7 @@ def probe(kind: str, train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.
 
 def _on(x: torch.Tensor, y: torch.Tensor):
     """The measure of a (classifier, C) on these images."""
-    return lambda found: balanced_accuracy_score(y.numpy(), found[0].predict(x.numpy()))
+    return lambda found: class_accuracy(found[0].predict(x.numpy()), y)
 
 
 def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
@@ -157,7 +157,8 @@ def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool =
 
     weights = provenance.tensors_hash(model.state_dict())
     prints = [getattr(data, part).fingerprint for part in ("train", "val", "test")]
-    key = provenance.key_of(weights, prints, config, profile.model, profile.seed, GRID, provenance.code_version("probes", "depth", "models"))
+    code = provenance.code_version("probes", "depth", "models", "stack", "training:class_accuracy")
+    key = provenance.key_of(weights, prints, config, profile.model, profile.seed, GRID, code)
     tensors, meta = provenance.artefact(profile.runs / "probes.safetensors", key, build)
     tables = {(net, kind, layer): tensors[f"{net}/{kind}/{layer}"] for net in NETS for kind, layer in kinds}
     dimensions = {int(layer): count for layer, count in meta["dimensions"].items()}

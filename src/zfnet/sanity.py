@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from . import provenance
+from .activations import strongest_units
 from .data import Images
 from .deconv import RULES, Deconvnet
 from .likeness import edges, same_place, similarity
@@ -79,14 +80,6 @@ def randomised(features: nn.Sequential, fresh: nn.Sequential, names: Sequence[st
     for name in names:
         net.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
     return net
-
-
-@torch.no_grad()
-def strongest_units(features: nn.Sequential, inputs: torch.Tensor, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The strongest unit of `layer` in each image: channel (N,) and position (N, 2), on the CPU; ties go to the lower channel, then position."""
-    maps = torch.cat([Deconvnet(features).activations(part, layer).cpu() for part in inputs.split(32)])
-    unit, (rows, cols) = maps.flatten(1).argmax(1), maps.shape[2:]
-    return unit // (rows * cols), torch.stack([unit // cols % rows, unit % cols], 1)
 
 
 @torch.no_grad()
@@ -161,7 +154,7 @@ def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module
 def load_sanity(profile: Profile, model: nn.Module, images: Images, indices: torch.Tensor, layer: str, draws: int = 3) -> Sanity:
     """The profile's sanity checks with `draws` untrained nets, found in `runs/<profile>/sanity.safetensors` or made now."""
     weights = provenance.tensors_hash(model.features.state_dict())
-    code = provenance.code_version("sanity", "deconv", "stack", "windows", "likeness", "localisation", "models")
+    code = provenance.code_version("sanity", "activations", "deconv", "stack", "windows", "likeness", "contrast", "localisation", "models")
     plain = [field.name for field in dataclasses.fields(Sanity)][2:]
     key = provenance.key_of(weights, images.fingerprint, indices.tolist(), layer, draws, profile.seed, profile.model, code)
 

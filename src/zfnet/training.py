@@ -14,13 +14,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import provenance
-from .data import Data, Files, Images, load_data, random_crops, read_ahead, ten_crop
+from .data import Data, Images, load_data, random_crops, ten_crop
+from .files import Files, read_ahead
 from .models import build_model, evaluating, load_model, save_weights
 from .profiles import Profile, TrainingConfig
 
@@ -99,6 +101,12 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
     best = probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
     hits = best == images.labels[:, None]
     return Evaluation(loss, hits[:, 0].double().mean().item(), hits.any(1).double().mean().item(), probabilities, best[:, 0])
+
+
+def class_accuracy(predictions: torch.Tensor | np.ndarray, labels: torch.Tensor) -> float:
+    """Mean over the classes of `labels` (N,) of each one's accuracy, 0..1: the measure of the paper's Table 4."""
+    right = torch.as_tensor(predictions) == labels
+    return float(np.mean([right[labels == label].double().mean().item() for label in labels.unique()]))  # rounded as scikit-learn does
 
 
 def _schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, steps: int):
@@ -238,7 +246,7 @@ def _finish(profile: Profile, data: Data, model: nn.Module, state: dict, device:
     meta = provenance.record(
         profile, device, key=state["key"], n=len(data.train), n_test=len(data.test), classes=list(data.classes), epoch=state["best_epoch"],
         val_accuracy=state["best"], test_accuracy=test.accuracy, test_top5=test.top5, test_accuracy_centre=centre.accuracy,
-        test_accuracy_per_class=_per_class(test.predictions, data.test.labels), train_seconds=round(state["seconds"], 1),
+        test_accuracy_per_class=class_accuracy(test.predictions, data.test.labels), train_seconds=round(state["seconds"], 1),
         data=data.train.fingerprint,
     )  # fmt: skip
     with provenance.atomic(profile.history_file) as temporary, open(temporary, "w", newline="") as file:
@@ -248,11 +256,6 @@ def _finish(profile: Profile, data: Data, model: nn.Module, state: dict, device:
     save_weights(profile.weights_file, model, meta)
     profile.checkpoint_file.unlink(missing_ok=True)
     return meta
-
-
-def _per_class(predictions: torch.Tensor, labels: torch.Tensor) -> float:
-    """Mean of the per-class accuracies (the measure of the paper's Table 4)."""
-    return torch.stack([(predictions[labels == c] == c).double().mean() for c in labels.unique()]).mean().item()
 
 
 def read_history(profile: Profile) -> list[dict[str, float]]:

@@ -22,9 +22,10 @@ from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Data, Images, imagenet_statistics, load_data
-from .models import build_model, evaluating
+from .depth import last_hidden, layer_outputs
+from .models import build_model
 from .profiles import ModelConfig, Profile, TrainingConfig, TransferConfig, load_profile
-from .training import default_device, evaluate, trained, weights_key
+from .training import class_accuracy, default_device, evaluate, trained, weights_key
 from .variants import checked, draw, mean_std, resized, smaller, trained_quietly, variant
 
 if typing.TYPE_CHECKING:
@@ -83,21 +84,13 @@ def only(data: Data, labels: Sequence[int]) -> Data:
     return Data(*parts, classes)
 
 
-@torch.inference_mode()
 def layer7(model: nn.Module, images: Images, batch_size: int = 100) -> torch.Tensor:
     """The rectified output of the last hidden layer, float32 (N, D) on the CPU, of the centre crops (layer 7 of the paper's nets).
 
     Raises ValueError for a net whose classifier has no hidden layer.
     """
-    layers = list(model.classifier.children()) if isinstance(model.classifier, nn.Sequential) else []
-    last = max((i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU)), default=None)
-    if last is None:
-        raise ValueError(f"{type(model).__name__} has no hidden layer above its features: layer 7 is the last ReLU of a `classifier` such as ZFNet's")
-    head, device = nn.Sequential(*layers[: last + 1]), next(model.parameters()).device
-    with evaluating(model):
-        found = [head(torch.flatten(model.avgpool(model.features(images.batch(part).to(device))), 1)).float().cpu()
-                 for part in torch.arange(len(images)).split(batch_size)]  # fmt: skip
-    return torch.cat(found).clone()
+    last = last_hidden(model)
+    return torch.cat([layer_outputs(model, images.batch(part), [last])[last].float().cpu() for part in torch.arange(len(images)).split(batch_size)])
 
 
 def load_task(profile: Profile, data: Data, seed: int = 0) -> Task:
@@ -138,7 +131,8 @@ def _as_seen_by(other: Profile, source: Data | None, data: Data) -> tuple[Images
 def _features(profile: Profile, net: nn.Module, views: Sequence[Images], arm: str) -> tuple[torch.Tensor, ...]:
     """Layer 7 of train, val and test, kept in one file."""
     names = ("train", "val", "test")
-    key = provenance.key_of(provenance.tensors_hash(net.state_dict()), [view.fingerprint for view in views], provenance.code_version("transfer", "models"))
+    code = provenance.code_version("transfer", "depth", "models", "stack")
+    key = provenance.key_of(provenance.tensors_hash(net.state_dict()), [view.fingerprint for view in views], code)
     tensors, _ = provenance.artefact(profile.runs / "transfer" / f"layer7-{arm}.safetensors", key,
                                      lambda: ({n: layer7(net, view) for n, view in zip(names, views, strict=True)}, provenance.record(profile)))  # fmt: skip
     return tuple(tensors[name] for name in names)
@@ -180,12 +174,6 @@ def fit_softmax(train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tenso
     return best[1]
 
 
-def class_accuracy(predictions, labels: torch.Tensor) -> float:
-    """Mean of the per-class accuracies (the measure of Table 4), over the classes of `labels`."""
-    predictions = torch.as_tensor(predictions)
-    return torch.stack([(predictions[labels == label] == label).double().mean() for label in labels.unique()]).mean().item()
-
-
 def softmax_accuracy(task: Task, chosen: torch.Tensor, arm: str = "pretrained") -> float:
     """Accuracy of a softmax that was trained on layer 7 ("pretrained" or "untrained") of the chosen training images, scaled to a root mean square of 1."""
     train, val, test = task.features[arm]
@@ -203,7 +191,7 @@ def scratch_accuracy(task: Task, chosen: torch.Tensor, name: str, seed: int) -> 
     times = max(1, config.epoch_images // len(chosen))
     small = dataclasses.replace(task.target, train=task.target.train.subset(chosen.repeat(times)))
     own = variant(task.profile, f"transfer/{name}", small, model(config), recipe(config, config.epochs), seed)
-    key = provenance.key_of(weights_key(own, small), small.test.fingerprint, provenance.code_version("transfer"))
+    key = provenance.key_of(weights_key(own, small), small.test.fingerprint, provenance.code_version("transfer", "training:class_accuracy"))
 
     def build():
         net = trained_quietly(own, small)

@@ -6,6 +6,9 @@ Through the stack, kernel k (dilated: d(k-1)+1), stride s and padding p update (
 
 A unit at row r then sees rows offset + r * stride up to offset + r * stride + size: where no border is near. Near a border its exact field is found by
 following the unit down, layer by layer, and clipping at each map: a pool in ceil mode or a strided convolution can leave the last pixels unseen.
+
+Passes over windows stand on this: `plan` says what of every map a unit sees, `reach` what of every map a change to the image alters, and `assemble` lays
+such changes over a clean map.
 """
 
 from __future__ import annotations

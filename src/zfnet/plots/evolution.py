@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from ..data import Images
 from ..deconv import Deconvnet
 from ..evolution import Evolution, LayerEvolution, Snapshot, settled
-from ..windows import receptive_field
-from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred
+from .panels import PERCENTILE, captioned, contrast_scale, field_tile, mosaic, to_grey_centred
 
 WIDTH = 13.0  # inches
 
@@ -27,11 +26,10 @@ def evolution_tiles(history: Sequence[Snapshot], images: Images, layer: LayerEvo
     for s, snapshot in enumerate(history):
         if not snapshot.part:
             continue
-        field = receptive_field(snapshot.features, layer.name, images.size)
         units = torch.stack([layer.row[s], layer.col[s]], 1)[channels]
-        found = Deconvnet(snapshot.features).project(images.batch(layer.image[s, channels]), layer.name, channels, units)
-        pictures = [to_grey_centred(one, contrast_scale(one)) for one in found]
-        columns.append([crop_field(picture, field, *unit) for picture, unit in zip(pictures, units.tolist(), strict=True)])
+        found = Deconvnet(snapshot.features).project_patches(images.batch(layer.image[s, channels]), layer.name, channels, units)
+        pictures = [to_grey_centred(one, contrast_scale(one)) for one in found.pixels]
+        columns.append([field_tile(p, *where, images.size) for p, *where in zip(pictures, found.corner.tolist(), found.box.tolist(), strict=True)])
     return [list(row) for row in zip(*columns, strict=True)]
 
 

@@ -1,8 +1,6 @@
-"""What every figure is built from, and one contrast rule.
+"""What every figure is built from; the contrast rule is that of `contrast.py`.
 
-Projections are drawn symmetric around zero: mid-grey is 0, and one scale s serves all panels that belong together (the nine of a feature map), so that
-they can be compared. s is the 98th percentile of their absolute values, zeros left out; what exceeds it saturates. Patches are the exact receptive
-fields, clipped at the image's border; what lies outside the image stays white.
+Patches are the exact receptive fields, clipped at the image's border; what lies outside the image stays white.
 """
 
 from __future__ import annotations
@@ -11,30 +9,13 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
+from ..contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
 from ..windows import ReceptiveField
 
-PERCENTILE = 98
+__all__ = ["CONTRAST", "PERCENTILE", "captioned", "contrast_scale", "crop_field", "field_tile", "mosaic", "to_grey_centred", "to_rgb"]
 CONTRAST = f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th percentile of |value|."
-
-
-def contrast_scale(values: torch.Tensor, percentile: float = PERCENTILE) -> float:
-    """The scale that the panels in `values` share: a percentile of the absolute values that are not zero; 1 when all are."""
-    magnitude = values.abs().flatten()
-    magnitude = magnitude[magnitude > 0]
-    return float(np.percentile(magnitude.cpu().numpy(), percentile)) if len(magnitude) else 1.0
-
-
-def to_grey_centred(values: torch.Tensor, scale: float) -> np.ndarray:
-    """Signed values (…, 3, H, W) to RGB (…, H, W, 3) in 0..1: -scale is 0, zero is mid-grey, +scale is 1."""
-    return (0.5 + 0.5 * (values / scale).clamp(-1, 1)).movedim(-3, -1).cpu().numpy()
-
-
-def to_rgb(pictures: torch.Tensor) -> np.ndarray:
-    """uint8 (…, 3, H, W) to RGB (…, H, W, 3) in 0..1."""
-    return (pictures.float() / 255).movedim(-3, -1).cpu().numpy()
 
 
 def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -> np.ndarray:
