@@ -11,9 +11,14 @@ from zfnet.profiles import ROOT
 
 TABLES = {
     "01_train": ("crops,test_error,test_top5_error,per_class_accuracy,n", "1,0.3,0.1,0.65,77", "10,0.25,0.1,0.7049,77"),
-    "13_correspondence": ("net,layer,masked,zeros,delta", "trained,5,right_eye,both changed,0.3",
-                          "trained,5,left_eye,both changed,0.15", "trained,5,nose,both changed,0.9",
-                          "trained,5,random,both changed,0.6", "trained,5,random,agree,0.1", "random weights,5,random,both changed,0.2"),
+    "13_correspondence": (
+        "net,layer,masked,zeros,delta,groups",
+        *(f"{net},{layer},{part},{zeros},{delta * scale},{7}" for net, layer, scale in (("trained", 5, 1), ("trained", 7, 2), ("random weights", 5, 3))
+          for zeros, deltas in {"agree": (0.2, 0.1, 0.3, 0.4), "both changed": (0.3, 0.15, 0.9, 0.6 / scale), "left out": (1, 1, 1, 9)}.items()
+          for part, delta in zip(("right_eye", "left_eye", "nose", "random"), deltas, strict=True)),
+    ),
+    "14_ablation": ("row,val_error", "alexnet,40", "alexnet-without-3-4,45.5", "alexnet-without-6-7,39", "alexnet-without-3-4-6-7,71",
+                    "zfnet,38", "zfnet-wide,37.75"),
     "15_probes": ("net,classifier,layer,images_per_class,accuracy",
                   *(f"{net},{kind},{layer},{n},0.{n}{layer}" for net in ("trained", "random weights") for kind in ("svm", "softmax")
                     for layer in (1, 2, 3, 4, 5, 7) for n in (5, 10))),
@@ -39,14 +44,25 @@ def test_every_cell_comes_from_its_row(figures):
     report = results.report(figures)
     assert cell(report, "test accuracy, centre crop") == ["–", "70.0 %"]
     assert cell(report, "test accuracy, ten crops") == ["–", "75.0 %"]
-    assert cell(report, "mean over classes") == ["46.5 ± 1.7 %", "70.5 %"]
-    assert cell(report, "Δ of masking the right eye") == ["0.63", "0.50"]
-    assert cell(report, "Δ of masking the nose") == ["0.74", "1.50"]
-    assert cell(report, "AlexNet without layers 3, 4, 6, 7") == ["+30.8", "–"]  # no such table
+    assert cell(report, "mean over classes") == ["46.5 %", "70.5 %"]
+    assert cell(report, "Δ of masking the right eye") == ["0.63", "0.50, 0.50 (7)"]
+    assert cell(report, "Δ of masking the left eye") == ["0.64", "0.25, 0.25 (7)"]
+    assert cell(report, "Δ of masking the nose") == ["0.74", "0.75, 1.50 (7)"]
+    assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "-2.0"]
+    assert cell(report, "AlexNet without layers 3, 4:") == ["+4.9", "+5.5"]
+    assert cell(report, "AlexNet without layers 6, 7") == ["+4.3", "-1.0"]
+    assert cell(report, "AlexNet without layers 3, 4, 6, 7") == ["+30.8", "+31.0"]
+    assert cell(report, "ZFNet with layers 3, 4, 5") == ["-0.9", "-0.2"]
     assert cell(report, "SVM on layer 4") == ["76.6 %", "10.4 % (10)"]
-    assert cell(report, "softmax on pretrained") == ["86.5 ± 0.5 %", "60.0 ± 1.5 % (30)"]
-    assert cell(report, "the same images from scratch") == ["46.5 ± 1.7 %", "40.0 ± 3.2 % (30)"]
+    assert cell(report, "softmax on pretrained") == ["86.5 %", "60.0 ± 1.5 % (30)"]
+    assert cell(report, "the same images from scratch") == ["46.5 %", "40.0 ± 3.2 % (30)"]
     assert "seed 4, n = 1 training, 30 images, 2 epochs, 8 s on a slide rule; torch 2.0." in report
+
+
+def test_a_table_that_is_not_there_leaves_its_cells_empty(figures):
+    (figures / "demo" / "14_ablation.csv").unlink()
+    report = results.report(figures)
+    assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "–"] and cell(report, "SVM on layer 4") == ["76.6 %", "10.4 % (10)"]
 
 
 def test_a_row_that_is_not_there_is_an_error(figures):

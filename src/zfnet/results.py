@@ -9,6 +9,7 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import ablation, correspondence, probes, transfer
 from .profiles import ROOT, load_profile, profile_names
 
 MARKS = "<!-- results: begin -->", "<!-- results: end -->"
@@ -36,7 +37,7 @@ def _one(rows: Rows, **wanted: str) -> dict[str, str]:
 
 
 def _change(one: str, other: str) -> Callable[[Rows], str]:
-    """Validation error of a net of Table 3 minus another's, in points, with the deviation of the former."""
+    """Validation error of a net of Table 3 minus another's, in points."""
 
     def cell(rows: Rows) -> str:
         a, b = (_one(rows, row=name) for name in (one, other))
@@ -54,10 +55,15 @@ def _probe(kind: str, layer: int) -> Callable[[Rows], str]:
     return cell
 
 
-def _delta(masked: str, layer: int) -> Callable[[Rows], str]:
+def _delta(masked: str) -> Callable[[Rows], str]:
+    """Delta of a part over that of random masks: of all features and of those that both images' masks changed, and the number of groups."""
+
     def cell(rows: Rows) -> str:
-        part, random = (_one(rows, net="trained", layer=str(layer), masked=name, zeros="both changed") for name in (masked, "random"))
-        return f"{float(part['delta']) / float(random['delta']):.2f}"
+        ratios = []
+        for zeros in ("agree", "both changed"):
+            part, random = (_one(rows, net="trained", layer="5", masked=name, zeros=zeros) for name in (masked, correspondence.RANDOM))
+            ratios.append(f"{float(part['delta']) / float(random['delta']):.2f}")
+        return f"{', '.join(ratios)} ({part['groups']})"
 
     return cell
 
@@ -76,21 +82,25 @@ def _lines() -> Iterator[tuple[str, str, str, Callable[[Rows], str]]]:
     train = "01_train"
     yield train, "test accuracy, centre crop", NONE, lambda rows: _percent(1 - float(_one(rows, crops="1")["test_error"]))
     yield train, "test accuracy, ten crops", NONE, lambda rows: _percent(1 - float(_one(rows, crops="10")["test_error"]))
-    yield (train, "mean over classes, ten crops; paper: Caltech-101 from scratch, 30 a class (Table 4)", "46.5 ± 1.7 %",
+    yield (train, "mean over classes, ten crops; paper: Caltech-101 from scratch, 30 a class (Table 4)", f"{transfer.CALTECH101[30][1]} %",
            lambda rows: _percent(_one(rows, crops="10")["per_class_accuracy"]))  # fmt: skip
     yield train, "test images", NONE, lambda rows: rows[0]["n"]
-    for masked, ours in (("right eye", 0.067 / 0.107), ("left eye", 0.069 / 0.107), ("nose", 0.079 / 0.107)):
-        yield "13_correspondence", f"Δ of masking the {masked} over Δ of random masks, layer 5 (Table 1)", f"{ours:.2f}", _delta(masked.replace(" ", "_"), 5)
-    for what, paper, one, other in (("ZFNet instead of AlexNet", 38.4 - 40.5, "zfnet", "alexnet"),
-                                    ("AlexNet without layers 3, 4", 45.4 - 40.5, "alexnet-without-3-4", "alexnet"),
-                                    ("AlexNet without layers 6, 7", 44.8 - 40.5, "alexnet-without-6-7", "alexnet"),
-                                    ("AlexNet without layers 3, 4, 6, 7", 71.3 - 40.5, "alexnet-without-3-4-6-7", "alexnet"),
-                                    ("ZFNet with layers 3, 4, 5: 512, 1024, 512", 37.5 - 38.4, "zfnet-wide", "zfnet")):  # fmt: skip
-        yield "14_ablation", f"{what}: change of the validation error, points (Table 3)", f"{paper:+.1f}", _change(one, other)
-    for layer, paper in ((1, 44.8), (2, 66.2), (3, 72.3), (4, 76.6), (5, 86.2), (7, 85.5)):
+    table1 = {part: mean for part, (mean, _) in correspondence.PAPER[5].items()}
+    for part in (name for name in table1 if name != correspondence.RANDOM):
+        what = f"Δ of masking the {part.replace('_', ' ')} over Δ of random masks, layer 5: all features, those changed in both (groups; Table 1)"
+        yield "13_correspondence", what, f"{table1[part] / table1[correspondence.RANDOM]:.2f}", _delta(part)
+    table3 = {row.key: row.paper[1] for row in ablation.ROWS}
+    for what, one, other in (("ZFNet instead of AlexNet", "zfnet", "alexnet"),
+                             ("AlexNet without layers 3, 4", "alexnet-without-3-4", "alexnet"),
+                             ("AlexNet without layers 6, 7", "alexnet-without-6-7", "alexnet"),
+                             ("AlexNet without layers 3, 4, 6, 7", "alexnet-without-3-4-6-7", "alexnet"),
+                             ("ZFNet with layers 3, 4, 5: 512, 1024, 512", "zfnet-wide", "zfnet")):  # fmt: skip
+        yield "14_ablation", f"{what}: change of the validation error, points (Table 3)", f"{table3[one] - table3[other]:+.1f}", _change(one, other)
+    for layer, (paper, _) in probes.PAPER["svm"].items():
         yield "15_probes", f"SVM on layer {layer} (images a class; paper: 30 of Caltech-101, Table 7)", f"{paper:.1f} %", _probe("svm", layer)
-    yield "16_transfer", "softmax on pretrained features (images a class; paper: 30 of Caltech-101, Table 4)", "86.5 ± 0.5 %", _transfer("pretrained")
-    yield "16_transfer", "the same images from scratch", "46.5 ± 1.7 %", _transfer("scratch")
+    pretrained, scratch = transfer.CALTECH101[30]
+    yield "16_transfer", "softmax on pretrained features (images a class; paper: 30 of Caltech-101, Table 4)", f"{pretrained} %", _transfer("pretrained")
+    yield "16_transfer", "the same images from scratch", f"{scratch} %", _transfer("scratch")
 
 
 def report(figures: Path = ROOT / "Figures") -> str:
