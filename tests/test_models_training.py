@@ -376,3 +376,15 @@ def test_rectifying_after_pooling_changes_no_bit(lrn):
         torch.nn.functional.cross_entropy(logits, labels).backward()
         found.append([logits, *(parameter.grad for parameter in model.parameters())])
     assert all(torch.equal(a, b) and a.any() for a, b in zip(*found, strict=True))
+
+
+def test_examples_are_right_where_labels_are_known_and_sure_where_not():
+    sure = torch.tensor([0.9, 0.5, 0.95, 0.6, 0.8, 0.55, 0.99, 0.4])
+    guesses = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
+    probabilities = torch.full((8, 3), 0.0).scatter_(1, guesses[:, None], sure[:, None])
+    found = training.Evaluation(0.0, 0.0, 0.0, probabilities, guesses)
+    for seed in range(5):
+        assert set(training.examples(found, None, 3, seed).tolist()) == {2, 6}  # the surest two, of classes 0 and 2
+        right = training.examples(found, torch.tensor([1, 1, 0, 0, 0, 1, 0, 2]), 3, seed).tolist()
+        assert sorted(right) == [1, 2, 7]
+    assert len(training.examples(found, None, 1, 0)) == 1

@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zfnet import Deconvnet, class_names, examples, load_data, load_model, load_profile, load_scan, paper_layers
+from zfnet import Deconvnet, class_names, load_data, load_model, load_profile, load_scan, paper_layers
 from zfnet.data import IMAGENET
-from zfnet.training import Evaluation
 
 # what torchvision calls its files; it downloads those that are not there
 FILES = {"alexnet": "alexnet-owt-7be5be79.pth", "vgg19": "vgg19-dcbb9e9d.pth"}
@@ -74,15 +73,3 @@ def test_without_images_the_cure_is_named(folder):
     profile = dataclasses.replace(profiles["alexnet"], data=dataclasses.replace(profiles["alexnet"].data, root="data/nowhere"))
     with pytest.raises(FileNotFoundError, match="no folder .*nowhere: put images there as CLASS/image.jpg, or set `data: root:`"):
         load_data(profile)
-
-
-def test_examples_are_right_where_labels_are_known_and_sure_where_not():
-    sure = torch.tensor([0.9, 0.5, 0.95, 0.6, 0.8, 0.55, 0.99, 0.4])
-    guesses = torch.tensor([0, 1, 0, 1, 1, 0, 2, 2])
-    probabilities = torch.full((8, 3), 0.0).scatter_(1, guesses[:, None], sure[:, None])
-    found = Evaluation(0.0, 0.0, 0.0, probabilities, guesses)
-    for seed in range(5):
-        assert set(examples(found, None, 3, seed).tolist()) == {2, 6}  # the surest two, of classes 0 and 2
-        right = examples(found, torch.tensor([1, 1, 0, 0, 0, 1, 0, 2]), 3, seed).tolist()
-        assert sorted(right) == [1, 2, 7]
-    assert len(examples(found, None, 1, 0)) == 1
