@@ -114,13 +114,16 @@ def crops(pixels: torch.Tensor, indices: torch.Tensor, top: torch.Tensor, left: 
 
 
 def random_crops(
-    pixels: torch.Tensor, indices: torch.Tensor, size: int, generator: torch.Generator, flip: bool = True, smallest: int | None = None
-) -> torch.Tensor:
+    pixels: torch.Tensor, indices: torch.Tensor, size: int, generator: torch.Generator, flip: bool = True, smallest: int | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> torch.Tensor:  # fmt: skip
     """A random crop of each image, mirrored with probability 1/2 if `flip`: uint8 (B, 3, size, size) (paper, section 3).
 
-    With `smallest`, crops of random side, from it to the image's, bilinearly resized to `size`.
+    With `smallest`, crops of random side, from it to the image's, bilinearly resized to `size`. With `share` (rank, processes), `indices` are every
+    processes-th of a batch from rank on, and their crops those that they have in the whole batch.
     """
-    (height, width), n, device = pixels.shape[-2:], len(indices), pixels.device
+    rank, processes = share
+    (height, width), n, device = pixels.shape[-2:], len(indices) * processes, pixels.device
     sides = torch.randint(smallest, min(height, width) + 1, (n,), generator=generator) if smallest else None
     if sides is None:
         top = torch.randint(height - size + 1, (n,), generator=generator)
@@ -128,10 +131,11 @@ def random_crops(
     else:
         top, left = ((torch.rand(n, generator=generator) * (whole - sides + 1)).long() for whole in (height, width))
     mirrored = torch.rand(n, generator=generator) < (0.5 if flip else 0.0)
-    top, left, mirrored, indices = (part.to(device) for part in (top, left, mirrored, indices))
+    top, left, mirrored = (part[rank::processes].to(device) for part in (top, left, mirrored))
+    indices = indices.to(device)
     if sides is None:
         return crops(pixels, indices, top, left, mirrored, size)
-    return resized_crops(pixels, indices, top, left, mirrored, sides.to(device), size)
+    return resized_crops(pixels, indices, top, left, mirrored, sides[rank::processes].to(device), size)
 
 
 def resized_crops(

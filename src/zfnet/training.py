@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,7 +139,7 @@ def examples(evaluation: Evaluation, labels: torch.Tensor | None, count: int, se
 def weights_key(profile: Profile, data: Data) -> str:
     """What trained weights are made from: data, net, recipe, seed and the code of all three."""
     code = provenance.code_version(
-        "training:renormalise,forward,train_step,evaluate,_schedule,_train", "models:_ZFNET,_ALEXNET,_POOLED,_Net,ZFNet,AlexNet,build_model",
+        "training:renormalise,forward,train_step,evaluate,_schedule,_steps", "models:_ZFNET,_ALEXNET,_POOLED,_Net,ZFNet,AlexNet,build_model",
         "data:Images,crops,random_crops,resized_crops,ten_crop",
     )  # fmt: skip
     return provenance.key_of(data.train.fingerprint, data.val.fingerprint, profile.model, profile.training, profile.seed, code)
@@ -170,6 +171,30 @@ def _key(path: Path) -> str | None:
         return None
 
 
+def _steps(
+    model: nn.Module, optimiser: torch.optim.Optimizer, scheduler, images: Images, pixels: torch.Tensor | Files, labels: torch.Tensor,
+    config: TrainingConfig, seed: int, epoch: int, share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[float, int, int]]:  # fmt: skip
+    """One epoch, a step at a time: yields each batch's summed loss, errors and size. All that is random in it derives from `seed` and `epoch`.
+
+    pixels, labels: those of `images` on the device. share: (rank, processes), of which this one takes every processes-th image of each batch; the crops
+    are those of a single process, dropout masks are its own.
+    """
+    rank, processes = share
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    torch.manual_seed(seed * 100_003 + epoch + rank * 1_000_003)
+    model.train()
+    order = torch.randperm(len(labels), generator=generator)[: max(1, len(labels) // config.batch_size) * config.batch_size]
+    parts = [part[rank::processes] for part in order.split(config.batch_size)]
+    for indices, (stored, rows) in zip(parts, read_ahead(pixels, parts), strict=True):
+        inputs = images.normalise(random_crops(stored, rows, images.size, generator, config.flip, config.smallest_crop, share).to(labels.device))
+        target = labels[indices.to(labels.device)]
+        logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
+        if scheduler:
+            scheduler.step()
+        yield F.cross_entropy(logits, target).item() * len(indices), (logits.argmax(1) != target).sum().item(), len(indices)
+
+
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
     config = profile.training
     model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
@@ -194,25 +219,15 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         pixels = pixels.to(device)
     bar = tqdm(total=config.epochs * steps, initial=state["epoch"] * steps, desc=f"train {profile.name}", unit="step", disable=None if progress else True)
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
-        started, loss, errors, seen = time.perf_counter(), 0.0, 0, 0
-        generator = torch.Generator().manual_seed(profile.seed * 100_003 + epoch)
-        torch.manual_seed(profile.seed * 100_003 + epoch)
-        model.train()
-        order = torch.randperm(len(labels), generator=generator)[: steps * config.batch_size]
-        parts = order.split(config.batch_size)
-        for step, (indices, (stored, rows)) in enumerate(zip(parts, read_ahead(pixels, parts), strict=True), start=1 + (epoch - 1) * steps):
-            inputs = data.train.normalise(random_crops(stored, rows, data.train.size, generator, config.flip, config.smallest_crop).to(device))
-            target = labels[indices.to(device)]
-            logits = train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), target, config.rms)
-            if when == "batch":
-                scheduler.step()
-            loss += F.cross_entropy(logits, target).item() * len(indices)
-            errors += (logits.argmax(1) != target).sum().item()
-            seen += len(indices)
+        started, sums = time.perf_counter(), torch.zeros(3, dtype=torch.float64)
+        parts = _steps(model, optimiser, scheduler if when == "batch" else None, data.train, pixels, labels, config, profile.seed, epoch)
+        for step, done in enumerate(parts, start=1 + (epoch - 1) * steps):
+            sums += torch.tensor(done, dtype=torch.float64)
             for part in (part for part, due in snapshots.items() if due == step):
                 meta = {"key": state["key"], "step": step, "epochs": step / steps}
                 provenance.save_tensors(profile.snapshot_file(part), model.features.state_dict(), meta)
             bar.update()
+        loss, errors, seen = sums.tolist()
         if not loss < float("inf"):
             cure = f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}"
             raise FloatingPointError(f"the loss is no longer finite in epoch {epoch}: {cure}")
