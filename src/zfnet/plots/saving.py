@@ -28,7 +28,7 @@ def save_figure(figure: Figure, profile: Profile, name: str) -> Path:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
         if buffer.tell() > LIMIT:
-            picture = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG)
+            picture = _fewer_colours(Image.open(buffer).convert("RGB"))
             buffer = io.BytesIO()
             picture.save(buffer, format="png", optimize=True)
         if buffer.tell() <= LIMIT:
@@ -36,6 +36,16 @@ def save_figure(figure: Figure, profile: Profile, name: str) -> Path:
     with provenance.atomic(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return path
+
+
+def _fewer_colours(picture: Image.Image) -> Image.Image:
+    """The picture in 256 colours: 200 are means of its common ones, 48 cover its rare ones, 8 are pure, for lines and letters."""
+    common = picture.quantize(200, kmeans=2).getpalette()[: 3 * 200]
+    rare = picture.quantize(48, method=Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 48]
+    pure = [255 * (n >> channel & 1) for n in range(8) for channel in range(3)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(common + rare + pure)
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
 
 
 def save_table(rows: Sequence[dict[str, object]], profile: Profile, name: str, **made_of) -> Path:

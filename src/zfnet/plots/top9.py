@@ -21,8 +21,13 @@ def spread(images: Images, count: int) -> torch.Tensor:
 
 
 def random_maps(top: TopActivations, count: int, seed: int) -> torch.Tensor:
-    """A seeded random subset of the feature maps that ever fire, sorted: (count,) channels (Fig. 2 shows a random subset)."""
-    alive = (top.value[:, 0] > 0).nonzero().flatten()
+    """A seeded random subset of the feature maps that fire in all their top images, sorted: (count,) channels (Fig. 2 shows a random subset).
+
+    Where those are fewer than `count`, of all maps that ever fire.
+    """
+    alive = (top.value[:, -1] > 0).nonzero().flatten()
+    if len(alive) < count:
+        alive = (top.value[:, 0] > 0).nonzero().flatten()
     chosen = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))[:count]
     return alive[chosen].sort().values
 

@@ -1,0 +1,67 @@
+"""Figures as files, and which maps they show."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zfnet import TopActivations, plots, profiles
+from zfnet.plots.saving import LIMIT
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    demo = profiles.load_profile("demo")
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    return demo
+
+
+def photograph(side: int) -> np.ndarray:
+    """Shaded noise in colours of a middling strength, which no palette of 256 holds: (side, side, 3) in 0..1."""
+    generator = torch.Generator().manual_seed(0)
+    shade = torch.linspace(0.2, 0.7, side)[:, None, None] + torch.linspace(-0.1, 0.1, side)[None, :, None] * torch.tensor([1.0, 0.2, -1.0])
+    return (shade + 0.04 * torch.randn(side, side, 3, generator=generator)).clamp(0, 1).numpy()
+
+
+def drawn(pixels: np.ndarray, inches: float) -> plt.Figure:
+    figure = plt.figure(figsize=(inches, inches))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(pixels, interpolation="nearest")
+    axes.axhline(len(pixels) / 2, color="red", linewidth=4)
+    axes.set_axis_off()
+    plt.close(figure)
+    return figure
+
+
+def test_a_large_figure_becomes_small_and_keeps_its_colours(profile, report):
+    pixels = photograph(700)
+    path = plots.save_figure(drawn(pixels, 7.0), profile, "large")
+    again = path.read_bytes()
+    plots.save_figure(drawn(pixels, 7.0), profile, "large")
+    assert path.read_bytes() == again and len(again) <= LIMIT
+    found = np.asarray(Image.open(path).convert("RGB")).astype(float)
+    side = len(found)
+    assert (found[side // 2, side // 4 : 3 * side // 4] == (255, 0, 0)).all(), "a line's colour is rare, but it is what the caption names"
+    quarter = found[side // 8 : 3 * side // 8, side // 8 : 3 * side // 8].mean((0, 1))
+    error = np.abs(quarter - 255 * pixels[700 // 8 : 3 * 700 // 8, 700 // 8 : 3 * 700 // 8].mean((0, 1))).max()
+    report(f"a picture of {len(again)} bytes in 256 colours: its mean is off by {error:.2f} of 255")
+    assert error < 5
+
+
+def test_a_small_figure_keeps_every_colour(profile):
+    ramp = np.stack([*np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 60)), np.full((60, 60), 0.5)], 2)
+    found = Image.open(plots.save_figure(drawn(ramp, 1.0), profile, "small")).convert("RGB")
+    assert len(set(found.getdata())) > 1000
+
+
+@pytest.mark.parametrize(("count", "alive"), [(2, {1, 3, 4}), (3, {1, 3, 4}), (4, {1, 2, 3, 4})])
+def test_random_maps_fire_in_all_their_top_images(count, alive):
+    value = torch.tensor([[0.0, 0.0], [3.0, 1.0], [2.0, 0.0], [5.0, 4.0], [1.0, 0.5]])
+    top = TopActivations(*(value if field.name == "value" else torch.zeros(5, 2, dtype=torch.long) for field in dataclasses.fields(TopActivations)))
+    chosen = [plots.random_maps(top, count, seed).tolist() for seed in range(20)]
+    assert set().union(*chosen) == alive and all(len(set(maps)) == count and maps == sorted(maps) for maps in chosen)
