@@ -25,27 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     clean.add_argument("target", nargs="?", help="where the cleaned one goes; in place when left out")
     arguments = parser.parse_args(argv)
     try:
-        if arguments.verb == "clean":
-            from .notebooks import clean as strip
-
-            strip(arguments.source, arguments.target or arguments.source)
-            return 0
-        if arguments.verb == "results":
-            from .results import write
-
-            print("README.md: " + ("written anew" if write() else "nothing to change"))
-            return 0
-        from .profiles import load_profile
-
-        profile = load_profile(arguments.profile)
-        if arguments.verb == "notebooks":
-            print("\n".join(profile.notebooks))
-        elif arguments.verb == "export":
-            _export(profile, arguments.target)
-        elif arguments.verb == "train":
-            _train(profile)
-        else:
-            _scan(profile)
+        _do(arguments)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
@@ -55,15 +35,41 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train(profile) -> None:
+def _do(arguments: argparse.Namespace) -> None:
+    if arguments.verb == "clean":
+        from .notebooks import clean as strip
+
+        strip(arguments.source, arguments.target or arguments.source)
+        return
+    if arguments.verb == "results":
+        from .results import write
+
+        print("README.md: " + ("written anew" if write() else "nothing to change"))
+        return
+    from .profiles import load_profile
+
+    profile = load_profile(arguments.profile)
+    if arguments.verb == "notebooks":
+        print("\n".join(profile.notebooks))
+    elif arguments.verb == "export":
+        _export(profile, arguments.target)
+    else:
+        from .distributed import is_first, together
+
+        with together():
+            done = _train(profile) if arguments.verb == "train" else _scan(profile)
+            if is_first():
+                print(done)
+
+
+def _train(profile) -> str:
     from .training import train
 
     if profile.training is None or profile.model.weights:
-        print(f"{profile.name}: nothing to train, the weights are {profile.model.weights or 'downloaded'}")
-        return
+        return f"{profile.name}: nothing to train, the weights are {profile.model.weights or 'downloaded'}"
     meta = train(profile)
-    print(f"{profile.name}: test accuracy {meta['test_accuracy']:.2%} (n = {meta['n_test']}), best epoch {meta['epoch']}, "
-          f"trained in {meta['train_seconds']:.0f} s on {meta['device']}")  # fmt: skip
+    return (f"{profile.name}: test accuracy {meta['test_accuracy']:.2%} (n = {meta['n_test']}), best epoch {meta['epoch']}, "
+            f"trained in {meta['train_seconds']:.0f} s on {meta['device']}")  # fmt: skip
 
 
 def _export(profile, target: str) -> None:
@@ -77,7 +83,7 @@ def _export(profile, target: str) -> None:
           f"in full precision {meta['accuracy']:.2%} (n = {meta['n_test']})")  # fmt: skip
 
 
-def _scan(profile) -> None:
+def _scan(profile) -> str:
     from .activations import load_scan
     from .data import load_data
     from .models import paper_layers
@@ -88,7 +94,7 @@ def _scan(profile) -> None:
     images = getattr(data, profile.scan_split)
     found = load_scan(profile, model, images, list(paper_layers(model.features).values()))
     maps = sum(len(top.value) for top in found.values())
-    print(f"{profile.name}: top {next(iter(found.values())).value.shape[1]} of {maps} feature maps over {len(images)} {profile.scan_split} images")
+    return f"{profile.name}: top {next(iter(found.values())).value.shape[1]} of {maps} feature maps over {len(images)} {profile.scan_split} images"
 
 
 if __name__ == "__main__":

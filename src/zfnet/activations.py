@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import provenance
+from . import distributed, provenance
 from .data import Images, batches
 from .deconv import Deconvnet
 from .profiles import Profile
@@ -56,10 +56,11 @@ def merge(value: torch.Tensor, image: torch.Tensor, position: torch.Tensor, k: i
 
 @torch.no_grad()
 def scan(features: nn.Sequential, dataset, layers: str | Sequence[str], k: int = 9, batch_size: int = 64,
-         device: torch.device | str | None = None, progress: bool = False) -> dict[str, TopActivations]:  # fmt: skip
+         device: torch.device | str | None = None, progress: bool = False, share: tuple[int, int] = (0, 1)) -> dict[str, TopActivations]:  # fmt: skip
     """The top k activations of every feature map of `layers`, over a map-style dataset of (image (3, H, W), label), in one pass.
 
-    Stops at the deepest layer asked for. `device=None` stays where the net is. Raises ValueError for an unknown layer, or when k is not between
+    Stops at the deepest layer asked for. `device=None` stays where the net is. share: (rank, processes), of which this one takes every processes-th batch; with
+    fewer images than k in them the tables are narrower; without any there are none. Raises ValueError for an unknown layer, or when k is not between
     1 and the number of images.
     """
     check_supported(features)
@@ -75,20 +76,30 @@ def scan(features: nn.Sequential, dataset, layers: str | Sequence[str], k: int =
     tables: dict[str, tuple[torch.Tensor, ...]] = {}
     widths: dict[str, int] = {}
     bar = tqdm(total=len(dataset), desc="scan", unit="image", leave=False, disable=None if progress else True)
-    for indices, images, _ in batches(dataset, batch_size, device):
+    for indices, images, _ in batches(dataset, batch_size, device, share):
         x = images.to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
         for name, module in stack:
             x = forward_layer(module, x, inplace=x is not images)
             if name in layers:
                 widths[name] = x.shape[-1]
                 tables[name] = _enter(tables.get(name), x, indices.to(device), k)
-        bar.update(len(indices))
+        bar.update(len(indices) * share[1])
     bar.close()
     result = {}
-    for name in layers:
+    for name in tables:
         value, image, where = (table.cpu() for table in tables[name])
         result[name] = TopActivations(value, image, where // widths[name], where % widths[name])
     return result
+
+
+def merge_tables(parts: Sequence[dict[str, TopActivations]], k: int) -> dict[str, TopActivations]:
+    """The tables of a whole data set from those of its parts, which share no image."""
+    whole = {}
+    for name in max(parts, key=len):
+        value, image, row, col = (torch.cat([getattr(part[name], field) for part in parts if part], 1) for field in ("value", "image", "row", "col"))
+        value, image, order = merge(value, image, torch.arange(value.shape[1]).expand(value.shape), k)
+        whole[name] = TopActivations(value, image, row.gather(1, order), col.gather(1, order))
+    return whole
 
 
 def _enter(table: tuple[torch.Tensor, ...] | None, maps: torch.Tensor, images: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -128,13 +139,14 @@ def strongest_channel(deconvnet: Deconvnet, images: torch.Tensor, layer: str) ->
 
 
 def load_scan(profile: Profile, model: nn.Module, images: Images, layers: Sequence[str], k: int = 9) -> dict[str, TopActivations]:
-    """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now."""
+    """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now, by all processes of the run together."""
     weights = provenance.tensors_hash(model.features.state_dict())
     key = provenance.key_of(weights, images.fingerprint, list(layers), k, provenance.code_version("activations", "stack"))
 
     def build():
-        found = scan(model.features, images, layers, k, progress=True)
+        own = scan(model.features, images, layers, k, progress=distributed.is_first(), share=distributed.share())
+        found = merge_tables(distributed.gathered(own), k)
         return {f"{layer}/{name}": tensor for layer, top in found.items() for name, tensor in vars(top).items()}, provenance.record(profile, n=len(images))
 
-    tensors, _ = provenance.artefact(profile.scan_file, key, build)
+    tensors, _ = distributed.artefact(profile.scan_file, key, build)
     return {layer: TopActivations(*(tensors[f"{layer}/{name}"] for name in ("value", "image", "row", "col"))) for layer in layers}

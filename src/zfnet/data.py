@@ -157,23 +157,25 @@ def ten_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
     return torch.stack(crops_of(pixels, [size, size]), dim=1)
 
 
-def batches(dataset, batch_size: int, device: torch.device | str = "cpu") -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order.
+def batches(
+    dataset, batch_size: int, device: torch.device | str = "cpu", share: tuple[int, int] = (0, 1)
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order; of share (rank, processes) every processes-th batch.
 
     `Images` take the direct way: bytes travel to the device, from pinned memory, and become inputs there.
     """
+    parts = torch.arange(len(dataset)).split(batch_size)[share[0] :: share[1]]
     if isinstance(dataset, Images):
-        cuda, parts = torch.device(device).type == "cuda", torch.arange(len(dataset)).split(batch_size)
+        cuda = torch.device(device).type == "cuda"
         (top, left), size = dataset.corner, dataset.size
         for indices, (pixels, rows) in zip(parts, read_ahead(dataset.pixels, parts), strict=True):
             pixels = pixels[rows, :, top : top + size, left : left + size]
             pixels = pixels.pin_memory().to(device, non_blocking=True) if cuda else pixels.to(device)
             yield indices, dataset.normalise(pixels), dataset.labels[indices]
         return
-    seen = 0
-    for images, labels in torch.utils.data.DataLoader(dataset, batch_size):
-        yield torch.arange(seen, seen + len(images)), images, labels
-        seen += len(images)
+    loader = torch.utils.data.DataLoader(dataset, batch_sampler=[part.tolist() for part in parts])
+    for indices, (images, labels) in zip(parts, loader, strict=True):
+        yield indices, images, labels
 
 
 def load_data(profile: Profile) -> Data:

@@ -87,9 +87,9 @@ class _Reader(torch.utils.data.Dataset):
 
 
 def _ahead(read, parts: Sequence[torch.Tensor]) -> Iterator:
-    """read(part) for each part in order, worked out ahead by as many processes as there are cores, up to eight."""
+    """read(part) for each part in order, worked out ahead by as many processes as there are cores for each process of a run, up to eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(8, cores) if len(parts) > 4 else 0
+    workers = min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))) if len(parts) > 4 else 0
     own = torch.Generator()  # or the loader would draw from the global one, and dropout would differ from a run in memory
     return iter(torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own))
 
@@ -106,11 +106,12 @@ def read_ahead(pixels: torch.Tensor | Files, parts: Sequence[torch.Tensor]) -> I
 def read_folder(files: Files, memory: float):
     """Decode every image of a folder, to keep it or to know that it can be read: images, labels (N,), classes, names, and which are test images.
 
-    Images stay in their files where they exceed `memory` (GiB). A folder split into train and test says which are test images, bool (N,), else None; that
-    part of the name is not part of the class. Unreadable images are skipped with a warning; ValueError where they are more than 1 %.
+    Images stay in their files where they exceed `memory` (GiB). A folder split into train and test (or val, as ImageNet is) says which are test images,
+    bool (N,), else None; that part of the name is not part of the class. Unreadable images are skipped with a warning; ValueError where they are more than 1 %.
     """
     root, names = files.root, [entry[0] for entry in files.entries]
-    split = (root / "train").is_dir() and (root / "test").is_dir()
+    held = next((name for name in ("test", "val") if (root / name).is_dir()), None) if (root / "train").is_dir() else None
+    split = held is not None
     parents = [Path(name).parts[:-1] for name in names]
     of = ["/".join(parts[1:] if split else parts) or "images" for parts in parents]
     fits = files.shape.numel() <= memory * 2**30
@@ -131,6 +132,6 @@ def read_folder(files: Files, memory: float):
     classes = sorted({of[i] for i in kept.tolist()})
     label = {name: n for n, name in enumerate(classes)}
     labels = torch.tensor([label[of[i]] for i in kept.tolist()])
-    official = torch.tensor([parents[i][0] == "test" for i in kept.tolist()]) if split else None
+    official = torch.tensor([parents[i][0] == held for i in kept.tolist()]) if split else None
     images = (pixels if not broken else pixels[kept]) if fits else files.select(kept)
     return images, labels, classes, [names[i] for i in kept.tolist()], official

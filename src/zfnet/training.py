@@ -9,6 +9,7 @@ same data order and dropout masks.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import provenance
+from . import distributed, provenance
 from .data import Data, Images, load_data, random_crops, ten_crop
 from .files import Files, read_ahead
 from .models import build_model, evaluating, load_model, save_weights
@@ -155,12 +156,19 @@ def train(profile: Profile, data: Data | None = None, device: torch.device | str
         raise ValueError(f"profile {profile.name!r} has no `training:` section: its weights come from {profile.model.weights or 'their publisher'}")
     data = data or load_data(profile)
     key = weights_key(profile, data)
-    if profile.history_file.exists():
-        snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
-        if all(_key(path) == key for path in (profile.weights_file, *snapshots)):
-            return provenance.read_meta(profile.weights_file)
-    with provenance.locked(profile.weights_file):
-        return _train(profile, data, key, torch.device(device or default_device()), progress)
+    known = distributed.from_first(lambda: _trained(profile, key))
+    if known:
+        return known
+    with provenance.locked(profile.weights_file) if distributed.is_first() else contextlib.nullcontext():
+        return _train(profile, data, key, torch.device(device or default_device()), progress and distributed.is_first())
+
+
+def _trained(profile: Profile, key: str) -> dict | None:
+    """The provenance of the weights where they, their history and their snapshots are there and current."""
+    files = (profile.weights_file, *(profile.snapshot_file(part) for part in profile.training.snapshots))
+    if profile.history_file.exists() and all(_key(path) == key for path in files):
+        return provenance.read_meta(profile.weights_file)
+    return None
 
 
 def _key(path: Path) -> str | None:
@@ -196,7 +204,10 @@ def _steps(
 
 
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
-    config = profile.training
+    config, share = profile.training, distributed.share()
+    batch = min(config.batch_size, len(data.train))
+    if batch % share[1]:
+        raise ValueError(f"a batch of {batch} images cannot be shared by {share[1]} processes alike: choose a number that divides it")
     model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
     if config.optimiser == "adamw":
         optimiser = torch.optim.AdamW(model.parameters(), config.lr, (config.momentum, 0.999), weight_decay=config.weight_decay)
@@ -206,32 +217,32 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     scheduler, when = _schedule(optimiser, config, steps)
     snapshots = {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
     state = {"key": key, "epoch": 0, "best": -1.0, "best_epoch": 0, "best_model": None, "history": [], "seconds": 0.0}
-    if profile.checkpoint_file.exists():
-        saved = torch.load(profile.checkpoint_file, map_location=device, weights_only=True)
-        if saved["key"] == key:
-            state = saved
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            if scheduler:
-                scheduler.load_state_dict(state["scheduler"])
+    saved = distributed.from_first(lambda: _checkpoint(profile, key))
+    if saved:
+        state = saved
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if scheduler:
+            scheduler.load_state_dict(state["scheduler"])
+    net = distributed.averaged(model, forward)
     pixels, labels = data.train.pixels, data.train.labels.to(device)
     if not isinstance(pixels, Files):
         pixels = pixels.to(device)
     bar = tqdm(total=config.epochs * steps, initial=state["epoch"] * steps, desc=f"train {profile.name}", unit="step", disable=None if progress else True)
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         started, sums = time.perf_counter(), torch.zeros(3, dtype=torch.float64)
-        parts = _steps(model, optimiser, scheduler if when == "batch" else None, data.train, pixels, labels, config, profile.seed, epoch)
+        parts = _steps(net, optimiser, scheduler if when == "batch" else None, data.train, pixels, labels, config, profile.seed, epoch, share)
         for step, done in enumerate(parts, start=1 + (epoch - 1) * steps):
             sums += torch.tensor(done, dtype=torch.float64)
-            for part in (part for part, due in snapshots.items() if due == step):
+            for part in (part for part, due in snapshots.items() if due == step and share[0] == 0):
                 meta = {"key": state["key"], "step": step, "epochs": step / steps}
                 provenance.save_tensors(profile.snapshot_file(part), model.features.state_dict(), meta)
             bar.update()
-        loss, errors, seen = sums.tolist()
+        loss, errors, seen = distributed.summed(sums).tolist()
         if not loss < float("inf"):
             cure = f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}"
             raise FloatingPointError(f"the loss is no longer finite in epoch {epoch}: {cure}")
-        val = evaluate(model, data.val) if len(data.val) else None
+        val = _evaluate(model, data.val) if len(data.val) else None
         val_loss, val_error = (val.loss, 1 - val.accuracy) if val else (float("nan"), float("nan"))
         lr = optimiser.param_groups[0]["lr"]
         if when == "epoch":
@@ -244,8 +255,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         state |= {"epoch": epoch, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
                   "scheduler": scheduler.state_dict() if scheduler else None,
                   "seconds": state["seconds"] + time.perf_counter() - started}  # fmt: skip
-        with provenance.atomic(profile.checkpoint_file) as temporary:
-            torch.save(state, temporary)
+        if share[0] == 0:
+            with provenance.atomic(profile.checkpoint_file) as temporary:
+                torch.save(state, temporary)
         bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error {val_error:.1%}")
         if progress and bar.disable:
             print(f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error {errors / seen:6.1%}  val error {val_error:6.1%}", flush=True)
@@ -253,17 +265,45 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     return _finish(profile, data, model, state, device)
 
 
+def _checkpoint(profile: Profile, key: str) -> dict | None:
+    """The state after the last finished epoch, on the CPU; None where there is none, or it is of another recipe."""
+    if not profile.checkpoint_file.exists():
+        return None
+    saved = torch.load(profile.checkpoint_file, map_location="cpu", weights_only=True)
+    return saved if saved["key"] == key else None
+
+
+def _evaluate(model: nn.Module, images: Images, crops: int = 1) -> Evaluation:
+    """`evaluate`, each process on its share of the images, put together in all of them."""
+    rank, processes = distributed.share()
+    if processes == 1 or len(images) < processes:
+        return evaluate(model, images, crops)
+    own = evaluate(model, images.subset(torch.arange(rank, len(images), processes)), crops)
+    parts = distributed.gathered(own)
+    weights = [len(part.predictions) / len(images) for part in parts]
+    loss, accuracy, top5 = (sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True)) for name in ("loss", "accuracy", "top5"))
+    probabilities, predictions = torch.empty(len(images), own.probabilities.shape[1]), torch.empty(len(images), dtype=torch.long)
+    for n, part in enumerate(parts):
+        probabilities[n::processes], predictions[n::processes] = part.probabilities, part.predictions
+    return Evaluation(loss, accuracy, top5, probabilities, predictions)
+
+
 def _finish(profile: Profile, data: Data, model: nn.Module, state: dict, device: torch.device) -> dict:
     """Restore the epoch that was best on validation, test it once, and write weights and history."""
     model.load_state_dict(state["best_model"])
-    centre = evaluate(model, data.test)
-    test = evaluate(model, data.test, crops=10) if profile.training.ten_crop else centre
+    centre = _evaluate(model, data.test)
+    test = _evaluate(model, data.test, crops=10) if profile.training.ten_crop else centre
     meta = provenance.record(
         profile, device, key=state["key"], n=len(data.train), n_test=len(data.test), classes=list(data.classes), epoch=state["best_epoch"],
         val_accuracy=state["best"], test_accuracy=test.accuracy, test_top5=test.top5, test_accuracy_centre=centre.accuracy,
         test_accuracy_per_class=class_accuracy(test.predictions, data.test.labels), train_seconds=round(state["seconds"], 1),
-        data=data.train.fingerprint,
+        data=data.train.fingerprint, processes=distributed.share()[1],
     )  # fmt: skip
+    return distributed.from_first(lambda: _write(profile, model, state, meta))
+
+
+def _write(profile: Profile, model: nn.Module, state: dict, meta: dict) -> dict:
+    """History and weights, in this order: whoever finds the weights finds all."""
     with provenance.atomic(profile.history_file) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
