@@ -3,6 +3,7 @@
 PROFILE := demo
 PYTHON :=
 BASE :=
+NPROC :=
 
 PROFILES := $(sort $(patsubst profiles/%.yaml,%,$(wildcard profiles/*.yaml)))
 ifneq ($(words $(PROFILE)) $(words $(filter $(PROFILES),$(PROFILE))),1 1)
@@ -15,6 +16,17 @@ READY := check-python
 else
 PY := .venv/bin/python
 READY := .venv/.installed
+endif
+
+# NPROC processes train and scan together, each with its share of the cores; for several machines, start torchrun by hand with its own options.
+ifneq ($(NPROC),)
+ifneq ($(shell [ "$(NPROC)" -ge 1 ] 2>/dev/null && echo yes),yes)
+$(error NPROC=$(NPROC): a number of processes, 1 or more)
+endif
+ZFNET = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($$(getconf _NPROCESSORS_ONLN) + $(NPROC) - 1) / $(NPROC) ))} \
+	$(PY) -m torch.distributed.run --standalone --nproc-per-node $(NPROC) -m zfnet
+else
+ZFNET = $(PY) -m zfnet
 endif
 
 RUNS := runs/$(PROFILE)
@@ -55,6 +67,7 @@ help: ## this list (the default)
 	  printf '    %-16s%s\n' $$name "$$(sed -n 's/^title: *//p' profiles/$$name.yaml | tr -d '"')"; done
 	@echo "  PYTHON=path     use that Python (of an active environment, say) as it is; nothing is installed"
 	@echo "  BASE=path       the Python to build .venv from, when several are there"
+	@echo "  NPROC=n         train and scan with n processes: one for each GPU"
 	@echo "  -jN             run N notebooks at once"
 
 env: $(READY) ## set up .venv with the exact versions of requirements.txt
@@ -77,10 +90,10 @@ lab: $(READY) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 train: $(READY) ## train the net of PROFILE, unless its weights are there and current
-	$(PY) -m zfnet train $(PROFILE)
+	$(ZFNET) train $(PROFILE)
 
 scan: train ## find the strongest activations of every feature map, unless they are there and current
-	$(PY) -m zfnet scan $(PROFILE)
+	$(ZFNET) scan $(PROFILE)
 
 notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep them, outputs and all, as they are committed
 	@mkdir -p runs/demo/notebooks
@@ -165,11 +178,11 @@ check-python:
 # The steps know by themselves what is current; the marks .trained and .scanned spare starting them.
 
 $(PROFILES:%=runs/%/.trained): runs/%/.trained: profiles/%.yaml $(SOURCES) | $(READY)
-	$(PY) -m zfnet train $*
+	$(ZFNET) train $*
 	@mkdir -p $(@D) && touch $@
 
 $(PROFILES:%=runs/%/.scanned): runs/%/.scanned: runs/%/.trained
-	$(PY) -m zfnet scan $*
+	$(ZFNET) scan $*
 	@touch $@
 
 # Which notebooks a profile has is known only to the package, hence the second make in `figures`.

@@ -89,14 +89,15 @@ def test_a_file_that_disappears_is_named(root):
         list(data.batches(found.val, 4))
 
 
-def test_train_and_test_folders_stay_what_they_are(root):
-    for part in ("train", "test"):
+@pytest.mark.parametrize(("held", "suffix"), [("test", "png"), ("val", "JPEG")])  # the second as torchvision lays ImageNet out
+def test_train_and_test_folders_stay_what_they_are(root, held, suffix):
+    for part in ("train", held):
         for label in "ab":
             for i in range(5):
-                photo(root / "images" / part / label / f"{i}.png", 34, 34, i)
+                photo(root / "images" / part / label / f"{i}.{suffix}", 34, 34, i)
     found = load_data(profile(source="folder", root="images", resize=32, size=32, validation=0.2))
     assert found.classes == ("a", "b")
-    assert all(name.startswith("test/") for name in found.test.names) and len(found.test) == 10
+    assert all(name.startswith(f"{held}/") for name in found.test.names) and len(found.test) == 10
     assert all(name.startswith("train/") for name in found.train.names + found.val.names) and (len(found.train), len(found.val)) == (8, 2)
 
 
