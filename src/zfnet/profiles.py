@@ -129,16 +129,13 @@ class ProbesConfig:
 
 
 @dataclass(frozen=True)
-class AblationConfig:
-    """The nets of Table 3, small enough to train three dozen of them; `maps` and `fc` are factors on the paper's widths."""
+class SmallNetsConfig:
+    """What experiments that train dozens of nets have in common; `maps` and `fc` are factors on the paper's widths."""
 
     size: int = 56  # side of the images in pixels; both nets need 48
-    images: int = 1000  # training images, all classes together
-    seeds: int = 3  # nets per row
     maps: float = 0.25
     fc: float = 0.0625
-    dropout: float = 0.1  # 0.5 keeps nets as narrow as these on the plateau of chance
-    epochs: int = 18
+    dropout: float = 0.2  # 0.5 keeps nets as narrow as these on the plateau of chance
     batch_size: int = 20
     lr: float = 0.007
     weight_decay: float = 0.0005
@@ -146,23 +143,25 @@ class AblationConfig:
 
 
 @dataclass(frozen=True)
-class TransferConfig:
-    """Tables 4 and 5: the source net, and the nets trained from scratch; `maps` and `fc` are factors on the paper's widths."""
+class AblationConfig(SmallNetsConfig):
+    """The nets of Table 3, small enough to train three dozen of them."""
+
+    images: int = 1000  # training images, all classes together
+    seeds: int = 3  # nets per row
+    dropout: float = 0.1
+    epochs: int = 18
+
+
+@dataclass(frozen=True)
+class TransferConfig(SmallNetsConfig):
+    """Tables 4 and 5: the source net, and the nets trained from scratch."""
 
     source: str | None = None  # the profile whose net is transferred; None: one trained on half of the classes
-    size: int = 56  # side of the images in pixels
     per_class: tuple[int, ...] = (1, 3, 10, 30, 100)  # training images of each class
     draws: int = 3  # random sets of training images for each number
-    maps: float = 0.25
-    fc: float = 0.0625
-    dropout: float = 0.2
     source_epochs: int = 15
     epochs: int = 25
     epoch_images: int = 400  # what an epoch from scratch shows, however few images there are
-    batch_size: int = 20
-    lr: float = 0.007
-    weight_decay: float = 0.0005
-    rms: float | None = 0.1
 
 
 @dataclass(frozen=True)
