@@ -31,7 +31,7 @@ ROOT = _root()
 NOTEBOOKS = (
     "00_transposed_convolution", "01_train", "02_layer1_top9", "03_layer2_top9", "04_layer3_top9", "05_layer4_top9", "06_layer5_top9",
     "07_top1_channel", "08_occlusion", "09_filters", "10_feature_maps", "11_evolution", "12_invariance", "13_correspondence",
-    "14_ablation", "15_probes", "16_transfer", "17_sanity_checks",
+    "14_ablation", "15_probes", "16_transfer", "17_sanity_checks", "18_resolution",
 )  # fmt: skip
 
 

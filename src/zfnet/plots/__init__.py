@@ -9,6 +9,7 @@ from .invariance import invariance_figure
 from .occlusion import occlusion_figure
 from .panels import PERCENTILE, captioned, contrast_scale, crop_field, mosaic, to_grey_centred, to_rgb
 from .probes import probes_figure
+from .resolution import beside_figure, reduced_figure
 from .sanity import sanity_figure
 from .saving import fingerprint, save_figure, save_table
 from .top9 import channels_figure, one_image_figure, random_maps, spread, top9_figure, top9_tiles
@@ -17,9 +18,9 @@ from .transfer import transfer_figure
 from .transposed import draw_array, matrix_figure, overlap_figure, walk_figure
 
 __all__ = [
-    "PERCENTILE", "ablation_figure", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "correspondence_figure", "crop_field",
-    "curves_figure", "draw_array", "evolution_figure", "evolution_tiles", "feature_maps_figure", "filters_figure", "fingerprint", "invariance_figure",
-    "matrix_figure", "mosaic", "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "probes_figure", "random_maps",
-    "sanity_figure", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles", "training_figure", "transfer_figure",
-    "two_layers_figure", "unit_tiles", "walk_figure",
+    "PERCENTILE", "ablation_figure", "beside_figure", "captioned", "channels_figure", "confusion_figure", "contrast_scale", "correspondence_figure",
+    "crop_field", "curves_figure", "draw_array", "evolution_figure", "evolution_tiles", "feature_maps_figure", "filters_figure", "fingerprint",
+    "invariance_figure", "matrix_figure", "mosaic", "occlusion_figure", "one_image_figure", "overlap_figure", "predictions_figure", "probes_figure",
+    "random_maps", "reduced_figure", "sanity_figure", "save_figure", "save_table", "spread", "to_grey_centred", "to_rgb", "top9_figure", "top9_tiles",
+    "training_figure", "transfer_figure", "two_layers_figure", "unit_tiles", "walk_figure",
 ]  # fmt: skip
