@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from zfnet import Deconvnet, Images, scan
-from zfnet.resolution import compare, fine, fine_shares, inputs, reduced
+from zfnet.resolution import compare, fine, fine_shares, inputs, reduced, reduced_images
 
 
 def noise(n: int = 6, side: int = 48) -> torch.Tensor:
@@ -49,6 +49,13 @@ def test_a_reduced_image_keeps_what_its_pixels_can_hold():
     keeps, loses = (float(reduced(grating(cycles), 32).float().std() / grating(cycles).float().std()) for cycles in (8, 24))
     assert keeps > 0.85 and loses < 0.1
     assert fine(96) == pytest.approx(16 / 96)
+
+
+def test_a_reduced_data_set_is_the_reduced_images():
+    whole = as_images(noise())
+    inner = Images(whole.pixels, whole.labels, ["one"], 32, whole.mean, whole.std)
+    assert torch.equal(reduced_images(inner, 16).pixels, reduced(whole.pixels, 24))  # 24 of 48 stored are 16 of the 32 that the net sees
+    assert torch.equal(reduced_images(inner, 32).batch([3, 1]), inner.batch([3, 1]))
 
 
 def test_units_of_the_whole_image_are_asked_again():

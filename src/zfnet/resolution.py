@@ -39,6 +39,13 @@ def _resized(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(pixels.float(), size, mode="bicubic", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def reduced_images(images: Images, side: int) -> Images:
+    """A data set in memory as it would be with `side` pixels across the network's input, normalised alike. Raises ValueError for a side below 1."""
+    stored = max(1, round(side * images.pixels.shape[-1] / images.size)) if side >= 1 else side
+    pixels = torch.cat([reduced(part, stored) for part in images.pixels.split(256)])
+    return Images(pixels, images.labels, images.classes, images.size, images.mean, images.std, images.gain, images.names, images.masks, images.keypoints)
+
+
 def inputs(images: Images, indices: torch.Tensor, side: int) -> torch.Tensor:
     """The network's input of the images as `reduced` shows them: float32 (N, 3, S, S)."""
     return images.normalise(reduced(images.pictures(indices), side))
