@@ -1,8 +1,8 @@
 """What a large data set costs on this machine: decoding, training and scanning in images a second, alone and by two processes.
 
-    python benchmarks/scaling.py FOLDER      # a folder of photographs, train/CLASS/image and val/CLASS/image as ImageNet's; ten minutes
+    python benchmarks/scaling.py FOLDER      # a folder of photographs, train/CLASS/image and val/CLASS/image as ImageNet's; some minutes
 
-Writes benchmarks/scaling.json, from which docs/scaling.md quotes. Every number is measured here; what other machines would take is worked out there.
+Writes benchmarks/scaling.json and the tables of docs/scaling.md: what was measured, and what follows from it, or from stated assumptions, for other machines.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from zfnet import Profile, ZFNet, load_data, paper_layers, profiles, provenance, scan
 from zfnet.distributed import averaged, share, together
@@ -24,7 +25,10 @@ from zfnet.files import Files, _ahead
 from zfnet.training import default_device, forward, train_step
 
 HERE = Path(__file__).resolve().parent
+PAGE, MARKS = HERE.parent / "docs" / "scaling.md", ("<!-- scaling: begin -->", "<!-- scaling: end -->")
 BATCH, STEPS = 32, 6
+IMAGES = 1.28e6  # of ImageNet
+GPU = {"flops": 50e12, "node": 8, "link": 300e9, "network": 25e9}  # assumed, not measured: sustained FLOP/s; GPUs a node; bytes/s within it, and between nodes
 
 
 def decoding(profile: Profile) -> float:
@@ -74,6 +78,44 @@ def by_two(threads: int) -> float:
     return float(done.stdout.split()[-1])
 
 
+def flops() -> float:
+    """Floating point operations of one image's forward pass; a multiplication and an addition are two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ZFNet(1000)(torch.zeros(1, 3, 224, 224))
+    return float(counter.get_total_flops())
+
+
+def hours(images: float, step: int, flop: float, gpus: int, gradient: float) -> tuple[float, float]:
+    """Hours of arithmetic, and of exchanging gradients, for so many images in steps of `step` images a GPU, by the assumptions of `GPU`."""
+    link = GPU["link"] if gpus <= GPU["node"] else GPU["network"]
+    exchange = 2 * (gpus - 1) / gpus * gradient / link
+    return images * flop / gpus / GPU["flops"] / 3600, images / (step * gpus) * exchange / 3600
+
+
+def report(found: dict) -> str:
+    """The two tables of docs/scaling.md."""
+    def of(rate):
+        return f"{found[rate]:.0f} images/s"
+
+    rows = ["| on this machine | measured |", "|---|---|", f"| decoding photographs to 256 px, all cores | {of('decode_per_s')} |",
+            f"| training ZFNet at 224 px, batches of {BATCH} in memory, one process | {of('train_per_s')} |"]  # fmt: skip
+    if "train_by_two_per_s" in found:
+        rows.append(f"| the same by two processes, half of the cores each | {of('train_by_two_per_s')} |")
+    rows += [f"| scanning layers 1-5, decoding included | {of('scan_per_s')} |", "",
+             f"{found['device']}, {found['threads']} threads, torch {found['torch']}; n = 1 run; commit {found['commit']}.", "",
+             "| | training, 70 epochs: arithmetic + exchange | scan of 1.28 million images: arithmetic | processor cores that decode fast enough to scan so |",
+             "|---|---|---|---|",
+             f"| this machine, at the rates above | {70 * IMAGES / found['train_per_s'] / 3600:.0f} h | {IMAGES / found['scan_per_s'] / 3600:.1f} h | – |",
+             ]  # fmt: skip
+    each = found["decode_per_s"] / found["threads"]
+    for gpus in (1, 8, 64):
+        arithmetic, exchange = hours(70 * IMAGES, 128, 3 * found["flops"], gpus, 4 * found["parameters"])
+        scan_hours = hours(IMAGES, 128, found["flops"], gpus, 0)[0]
+        cores = IMAGES / scan_hours / 3600 / each
+        rows.append(f"| {gpus} GPU{'s' * (gpus > 1)}, estimated | {arithmetic:.2f} + {exchange:.2f} h | {60 * scan_hours:.2f} min | {cores:,.0f} |")
+    return "\n".join(rows)
+
+
 def main() -> None:
     if "--training" in sys.argv:
         with together():
@@ -92,12 +134,14 @@ def main() -> None:
         device, threads = default_device(), torch.get_num_threads()
         found = {
             "device": provenance.record(profile)["device"], "threads": threads, "torch": torch.__version__, "commit": provenance.commit(),
-            "parameters": sum(p.numel() for p in ZFNet(1000, lrn="after").parameters()),
+            "parameters": sum(p.numel() for p in ZFNet(1000).parameters()), "flops": flops(),
             "decode_per_s": decoding(profile), "train_per_s": training(), "scan_per_s": scanning(profile),
         }  # fmt: skip
         if device.type == "cpu" and threads > 1:
             found["train_by_two_per_s"] = by_two(threads)
     (HERE / "scaling.json").write_text(json.dumps({k: round(v, 1) if isinstance(v, float) else v for k, v in found.items()}, indent=1) + "\n")
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    PAGE.write_text(f"{before}{MARKS[0]}\n{report(found)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
     print(json.dumps(found, indent=1))
 
 
