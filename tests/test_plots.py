@@ -30,7 +30,7 @@ def photograph(side: int) -> np.ndarray:
 
 def drawn(pixels: np.ndarray, inches: float) -> plt.Figure:
     figure = plt.figure(figsize=(inches, inches))
-    axes = figure.add_axes((0, 0, 1, 1))
+    axes = figure.add_axes((0, 0, 1, 0.99))  # a strip of white paper above it
     axes.imshow(pixels, interpolation="nearest")
     axes.axhline(len(pixels) / 2, color="red", linewidth=4)
     axes.set_axis_off()
@@ -47,6 +47,7 @@ def test_a_large_figure_becomes_small_and_keeps_its_colours(profile, report):
     found = np.asarray(Image.open(path).convert("RGB")).astype(float)
     side = len(found)
     assert (found[side // 2, side // 4 : 3 * side // 4] == (255, 0, 0)).all(), "a line's colour is rare, but it is what the caption names"
+    assert (found[2] == 255).all(), "paper is white"
     quarter = found[side // 8 : 3 * side // 8, side // 8 : 3 * side // 8].mean((0, 1))
     error = np.abs(quarter - 255 * pixels[700 // 8 : 3 * 700 // 8, 700 // 8 : 3 * 700 // 8].mean((0, 1))).max()
     report(f"a picture of {len(again)} bytes in 256 colours: its mean is off by {error:.2f} of 255")

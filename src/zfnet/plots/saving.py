@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -45,7 +46,12 @@ def _fewer_colours(picture: Image.Image) -> Image.Image:
     pure = [255 * (n >> channel & 1) for n in range(8) for channel in range(3)]
     palette = Image.new("P", (1, 1))
     palette.putpalette(common + rare + pure)
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    indices, pixels = np.array(picture.quantize(palette=palette, dither=Image.Dither.NONE)), np.asarray(picture)
+    for n in range(8):  # Pillow looks for colours nearly enough; white paper has to be white
+        indices[(pixels == pure[3 * n : 3 * n + 3]).all(2)] = 248 + n
+    reduced = Image.fromarray(indices)
+    reduced.putpalette(common + rare + pure)
+    return reduced
 
 
 def save_table(rows: Sequence[dict[str, object]], profile: Profile, name: str, **made_of) -> Path:
