@@ -5,12 +5,9 @@ from __future__ import annotations
 import datetime
 import io
 import time
-from pathlib import Path
 
 import matplotlib.pyplot as plt
-import nbformat
 import numpy as np
-import papermill
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +16,7 @@ from nets import stacks
 from PIL import Image
 from torch import nn
 
-from zfnet import Deconvnet, ZFNet, load_profile, nets, occlude, occlusion, photos, plots, profiles, receptive_field, scan
+from zfnet import Deconvnet, ZFNet, load_profile, occlude, occlusion, photos, plots, profiles, receptive_field, scan
 from zfnet.explorer import Explorer, ready_profiles
 from zfnet.models import save_weights
 from zfnet.occlusion import LiveOcclusion
@@ -304,22 +301,3 @@ def test_a_square_outside_the_image_is_named():
         live.follow("relu5", 2)
     with pytest.raises(ValueError, match="no layer 'relu6': choose one of conv1"):
         live.follow("relu6")
-
-
-# --- The notebook -----------------------------------------------------------------------------------
-
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
-
-
-def test_the_notebook_is_thin_and_needs_no_training():
-    cells = [cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    assert len(cells) <= 12 and not any(word in cell.source.split() for cell in cells for word in ("def", "class", "lambda"))
-    assert max(len(cell.source.splitlines()) for cell in cells) <= 15
-    found = papermill.inspect_notebook(str(NOTEBOOK))
-    assert found["profile"]["default"] == '"photos"' and set(found) == {"profile", "image", "layer"}
-    assert load_profile("photos").given_weights == nets.SHIPPED
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert any("image/jpeg" in output.get("data", {}) for output in outputs)
-    assert not any("widget-view" in key for output in outputs for key in output.get("data", {}))
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)) and len(NOTEBOOK.read_text()) < 300_000
-    assert "explore" not in profiles.NOTEBOOKS  # it makes no figure of the project

@@ -63,8 +63,9 @@ class Explorer:
         live = {"continuous_update": True, "style": {"description_width": "70px"}, "layout": widgets.Layout(width="300px")}
         self.profile = widgets.Dropdown(options=ready if profile in ready else [profile, *ready], value=profile, description="profile")
         self.image = widgets.IntSlider(0, 0, 0, description="image", **whole)
-        self.upload = widgets.FileUpload(accept="image/*", description="your own image")
-        self.layer = widgets.ToggleButtons(options=[layer], description="layer", style={"button_width": "40px"})
+        self.upload = widgets.FileUpload(accept="image/*", description="your own image", layout=widgets.Layout(width="auto"))
+        self.layer = widgets.ToggleButtons(options=[layer], description="layer", style={"button_width": "40px", "description_width": "60px"},
+                                           layout=widgets.Layout(width="330px"))
         self.channel = widgets.BoundedIntText(0, 0, 0, description="map")
         self.strongest = widgets.Dropdown(options=[("", None)], description="strongest")
         self.whole_map = widgets.Checkbox(False, description="project the whole map", indent=False)
@@ -279,7 +280,7 @@ class Explorer:
         rows = [(self.net.called(c), f"{float(self.clean[c]):.3f}", f"{float(self.covered[c]):.3f}") for c in self.classes_shown()]
         rows.append((f"map {self.channel.value}, total", *(f"{total:.4g}" for total in self.activity)))
         lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{before}</td><td>{after}</td></tr>" for name, before, after in rows)
-        return f"<table><tr><th></th><th>clean</th><th>with the square</th></tr>{lines}</table>{self.seconds * 1e3:.0f} ms"
+        return f"<table><tr><th></th><th>clean&emsp;</th><th>covered</th></tr>{lines}</table>{self.seconds * 1e3:.0f} ms"
 
     @torch.no_grad()
     def latency(self, count: int = 20, seed: int = 0) -> dict[str, float]:
