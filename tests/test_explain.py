@@ -53,6 +53,16 @@ def odd():
     net.features.append(nn.Sigmoid())
     return net
 
+def narrow():
+    net = Small()
+    net.avgpool = nn.Identity()
+    return net
+
+def loud():
+    net = Small()
+    net.mean = (0.1, 0.2)
+    return net
+
 def bad():
     raise RuntimeError("no such day")
 
@@ -190,11 +200,13 @@ def test_a_trained_profile_lends_its_net_and_its_input(here, tmp_path):
     ("OWN:small", "plain.pth", "plain.pth does not fit this net: missing features.0.weight"),
     ("vgg11", "plain.pth", "plain.pth has no classifier; expected the weights of a whole vgg11"),
     ("no_module_x:small", None, "'no_module_x:small': no module 'no_module_x' in .* or among the installed packages"),
-    ("OWN:smal", None, "'own_.*:smal': own_.* has no callable 'smal'; it has Small, small, headless, features_only, odd, bad"),
+    ("OWN:smal", None, "'own_.*:smal': own_.* has no callable 'smal'; it has Small, small, headless, features_only, odd, narrow, loud, bad"),
     ("OWN:version", None, "has no callable 'version'"),
     ("OWN:bad", None, r"bad\(\) failed: RuntimeError: no such day"),
     ("OWN:headless", None, "expected an nn.Module with a flat nn.Sequential as .features, got Sequential"),
     ("OWN:odd", None, "5 is a Sigmoid; supported are Conv2d, ReLU"),
+    ("OWN:narrow", None, r"'own_.*:narrow' does not take images of 3 x 40 x 40 \(mat1 and mat2 .*\); say what it takes by .input_size, or --input-size"),
+    ("OWN:loud", None, r"'own_.*:loud': .mean = \(0.1, 0.2\): expected one number, or one for each colour, of pixels in 0..1"),
     ("broken:small", None, "'broken:small': importing broken failed: ZeroDivisionError: division by zero"),
     ("none.yaml", None, "no profile 'none.yaml'"),
 ])  # fmt: skip
@@ -242,7 +254,7 @@ def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
         assert torch.allclose(one.patch, deconvnet.project(image[None], "4", one.channel, one.unit)[0], atol=1e-5)
         assert one.box == receptive_field(net.features, "4", 40).box(*one.unit) and float(one.whole.abs().max()) > 0
         assert f"layer 2 (4), map {one.channel}: total activity {one.total:.4g}; strongest unit {one.unit}" in text
-    best = net.model(image[None]).softmax(1)[0]
+    best = net.model(image[None]).softmax(1)[0].detach()
     assert f"{net.classes[int(best.argmax())]} {float(best.max()):.2f}" in text and rows == ["layer 2\n(4)"] * 3 and "chelsea.png" in title
     assert Image.open("chelsea_explain.png").size[0] > 1000 and text.endswith("chelsea_explain.png\n")
 
@@ -299,7 +311,7 @@ def test_layers_by_the_papers_number_and_by_name():
     (["chelsea.png", "--out", "motorcycle.png/x.png"], "motorcycle.png/x.png: there is no folder"),
     (["chelsea.png", "--out", "dir.png"], "dir.png cannot be written; choose another file: --out FILE"),
     (["chelsea.png", "--device", "tpu9"], "no device 'tpu9': choose cpu"),
-    (["chelsea.png", "--input-size", "4"], "an input of 4 x 4 pixels is too small to reach 0"),
+    (["chelsea.png", "--input-size", "4"], "small. does not take images of 3 x 4 x 4 .*; say what it takes by .input_size, or --input-size"),
 ])  # fmt: skip
 def test_explain_says_what_is_wrong(here, tmp_path, capsys, words, message):
     (tmp_path / "dir.png").mkdir()

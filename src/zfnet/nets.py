@@ -92,6 +92,8 @@ def load_net(name: str | Path | None = None, weights: str | Path | None = None, 
     size = input_size or net.size
     if size < 1 or net.mean.shape[-1] not in (1, size):
         raise ValueError(f"input size {size}: {net.title} takes {net.size} pixels" + (", and has a mean for each" if net.mean.shape[-1] > 1 else ""))
+    if ":" in name and net.classifies:
+        _check_fit(net.model.eval(), name, size)
     square = net.square if size == net.size and net.square else OcclusionConfig(max(1, size // 4), max(1, size // 16))
     return dataclasses.replace(net, model=net.model.eval().to(device), size=size, square=square)
 
@@ -222,9 +224,23 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
         raise TypeError(f"{name!r}: expected an nn.Module with a flat nn.Sequential as .features, got {type(model).__name__}")
     if weights:
         put_weights(model, read_weights(weights), weights.name)
-    mean, std = imagenet_statistics()
+    size, (mean, std) = getattr(model, "input_size", 224), imagenet_statistics()
+    for key in ("mean", "std"):
+        if hasattr(model, key) and torch.tensor(getattr(model, key)).shape not in ((), (1,), (3,)):
+            raise ValueError(f"{name!r}: .{key} = {getattr(model, key)}: expected one number, or one for each colour, of pixels in 0..1")
     mean, std = (torch.tensor(getattr(model, key)).view(-1, 1, 1) * 255.0 if hasattr(model, key) else other for key, other in (("mean", mean), ("std", std)))
-    return Net(model, name, getattr(model, "input_size", 224), mean, std, 1.0, _fitting(model, getattr(model, "classes", ())))
+    return Net(model, name, size, mean, std, 1.0, _fitting(model, getattr(model, "classes", ())))
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, name: str, size: int) -> None:
+    """ValueError unless the parts of a net of one's own fit together for this input."""
+    x = torch.zeros(1, 3, size, size).to(next(model.parameters()))
+    try:
+        model.classifier(torch.flatten(model.avgpool(model.features(x)), 1))
+    except RuntimeError as error:
+        raise ValueError(f"{name!r} does not take images of 3 x {size} x {size} ({str(error).splitlines()[0]}); say what it takes by .input_size, or "
+                         "--input-size") from None  # fmt: skip
 
 
 def _fitting(model: nn.Module, classes: typing.Sequence[str]) -> tuple[str, ...]:

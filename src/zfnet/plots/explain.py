@@ -40,7 +40,7 @@ def explained_figure(picture: np.ndarray, found: Sequence[Explained], names: Seq
         said = ["", f"{one.maps.shape[0]} x {one.maps.shape[1]} units, sum {_number(one.total)}", "", f"{bottom - top} x {right - left} px",
                 f"unit ({one.unit[0]}, {one.unit[1]}), activation {_number(one.value)}"]  # fmt: skip
         if one.value > 0:
-            axes[1].plot(one.unit[1], one.unit[0], "o", markersize=6, markerfacecolor="none", markeredgecolor="#ff3030", markeredgewidth=1.2)
+            axes[1].plot(one.unit[1], one.unit[0], "o", markersize=6, markerfacecolor="none", markeredgecolor="#ff3030", markeredgewidth=1.2, clip_on=False)
             axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="white", linewidth=1.6, clip_on=False))
             axes[0].add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="#ff3030", linewidth=0.9, clip_on=False))
         else:
