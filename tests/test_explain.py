@@ -321,6 +321,15 @@ def test_explain_says_what_is_wrong(here, tmp_path, capsys, words, message):
     assert (tmp_path / "chelsea.png").read_bytes() == before
 
 
+def test_a_picture_that_cannot_be_written_after_all_is_said_so(here, capsys, monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device", "/somewhere/.x.tmp")
+
+    monkeypatch.setattr(plots, "write_figure", full)
+    found = refused(capsys, "explain", "chelsea.png", "--model", f"{here}:small", "--out", "x.png")
+    assert found == "x.png cannot be written (No space left on device); choose another file: --out FILE"
+
+
 # --- occlude --------------------------------------------------------------------------------------
 
 

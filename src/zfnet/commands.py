@@ -95,7 +95,10 @@ def run(arguments: argparse.Namespace) -> None:
     figure = {"explain": _explain, "occlude": _occlude, "top9": _top9}[arguments.verb](net, source, arguments)
     from .plots import write_figure
 
-    write_figure(figure, out)
+    try:
+        write_figure(figure, out)
+    except OSError as error:  # a full disk, a folder that only looks writable
+        raise PermissionError(f"{out} cannot be written ({error.strerror}); choose another file: --out FILE") from None
     print(out)
 
 
