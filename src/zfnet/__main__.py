@@ -1,14 +1,17 @@
-"""The steps behind the Makefile: `python -m zfnet train|scan|export|notebooks|results|clean …`; errors are one line, not a traceback."""
+"""Pictures of your own images: `python -m zfnet explain|occlude|top9 …`; and the steps behind the Makefile. Errors are one line, not a traceback."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from . import commands
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m zfnet", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
+    commands.add(verbs)
     for verb, text in {
         "train": "train the profile's net (nothing to do when it is trained already, or pretrained)",
         "scan": "find the top activations of all feature maps of layers 1-5",
@@ -45,6 +48,9 @@ def _do(arguments: argparse.Namespace) -> None:
         from .results import write
 
         print("README.md: " + ("written anew" if write() else "nothing to change"))
+        return
+    if arguments.verb in commands.EXAMPLES:
+        commands.run(arguments)
         return
     from .profiles import load_profile
 
