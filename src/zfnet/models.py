@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from . import provenance
@@ -155,8 +154,10 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: train first (`make train PROFILE=…`), or set `weights:` in the profile")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = provenance.load_tensors(path)[0] if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if "checksum" in str(error):
+            raise
         raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}): expected a state dict, safetensors or .pth") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

@@ -13,7 +13,6 @@ import csv
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -155,20 +154,19 @@ def train(profile: Profile, data: Data | None = None, device: torch.device | str
         raise ValueError(f"profile {profile.name!r} has no `training:` section: its weights come from {profile.model.weights or 'their publisher'}")
     data = data or load_data(profile)
     key = weights_key(profile, data)
-    if profile.history_file.exists():
-        snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
-        if all(_key(path) == key for path in (profile.weights_file, *snapshots)):
-            return provenance.read_meta(profile.weights_file)
-    with provenance.locked(profile.weights_file):
-        return _train(profile, data, key, torch.device(device or default_device()), progress)
+    if meta := _done(profile, key, warn=False):
+        return meta
+    with provenance.locked(profile.weights_file):  # another process may have trained the net meanwhile
+        return _done(profile, key) or _train(profile, data, key, torch.device(device or default_device()), progress)
 
 
-def _key(path: Path) -> str | None:
-    """The key that the file at `path` was made from; None when there is no such file, or it is damaged."""
-    try:
-        return provenance.read_meta(path).get("key")
-    except (FileNotFoundError, ValueError):
+def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
+    """The weights' provenance if the training made from `key` is complete: history, weights and snapshots, all of them whole; None otherwise."""
+    if not profile.history_file.exists():
         return None
+    snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
+    metas = [there and there[1] for there in (provenance.found(path, key, warn) for path in (profile.weights_file, *snapshots))]
+    return metas[0] if all(metas) else None
 
 
 def _steps(
@@ -206,14 +204,12 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     scheduler, when = _schedule(optimiser, config, steps)
     snapshots = {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
     state = {"key": key, "epoch": 0, "best": -1.0, "best_epoch": 0, "best_model": None, "history": [], "seconds": 0.0}
-    if profile.checkpoint_file.exists():
-        saved = torch.load(profile.checkpoint_file, map_location=device, weights_only=True)
-        if saved["key"] == key:
-            state = saved
-            model.load_state_dict(state["model"])
-            optimiser.load_state_dict(state["optimiser"])
-            if scheduler:
-                scheduler.load_state_dict(state["scheduler"])
+    if saved := provenance.load_state(profile.checkpoint_file, key, device):
+        state = saved
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        if scheduler:
+            scheduler.load_state_dict(state["scheduler"])
     pixels, labels = data.train.pixels, data.train.labels.to(device)
     if not isinstance(pixels, Files):
         pixels = pixels.to(device)
@@ -244,8 +240,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         state |= {"epoch": epoch, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
                   "scheduler": scheduler.state_dict() if scheduler else None,
                   "seconds": state["seconds"] + time.perf_counter() - started}  # fmt: skip
-        with provenance.atomic(profile.checkpoint_file) as temporary:
-            torch.save(state, temporary)
+        provenance.save_state(profile.checkpoint_file, state)
         bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error {val_error:.1%}")
         if progress and bar.disable:
             print(f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error {errors / seen:6.1%}  val error {val_error:6.1%}", flush=True)
@@ -269,16 +264,22 @@ def _finish(profile: Profile, data: Data, model: nn.Module, state: dict, device:
         writer.writerow(COLUMNS)
         writer.writerows([f"{x:.6g}" for x in row] for row in state["history"])
     save_weights(profile.weights_file, model, meta)
-    profile.checkpoint_file.unlink(missing_ok=True)
+    provenance.remove_state(profile.checkpoint_file)
     return meta
 
 
 def read_history(profile: Profile) -> list[dict[str, float]]:
-    """One row per epoch with the columns of `COLUMNS`; FileNotFoundError with the cure before training."""
+    """One row per epoch with the columns of `COLUMNS`; FileNotFoundError with the cure before training, ValueError when the file is damaged."""
     if not profile.history_file.is_file():
         raise FileNotFoundError(f"no history at {profile.history_file}: run `make train PROFILE={profile.name}`")
-    with open(profile.history_file, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open(profile.history_file, newline="", encoding="utf-8") as file:
+            rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        rows = []
+    if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
+        raise ValueError(f"{profile.history_file} is damaged: delete it and run `make train PROFILE={profile.name}`, which trains again")
+    return rows
 
 
 def trained(profile: Profile, data: Data) -> nn.Module:
