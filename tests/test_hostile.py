@@ -190,7 +190,7 @@ SMALL = np.array(SMOOTH)
 
 
 def indexed() -> Image.Image:
-    picture = Image.frombytes("P", picture.size, (NOISE[..., 0] % 16).astype(np.uint8).tobytes())
+    picture = Image.frombytes("P", (SIDE, SIDE), (NOISE[..., 0] % 16).astype(np.uint8).tobytes())
     picture.putpalette(PALETTE.tobytes())
     return picture
 

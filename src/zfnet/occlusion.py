@@ -68,8 +68,8 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
     `fill`: the square's value in units of the network's input, a number or a tensor that broadcasts to (3, H, W); 0 is the mean colour of the training
     data. `layer` and `channel` choose the map that panel (b) follows: by default the paper's layer 5 (the last there is in a shallower net) and the map
     with the largest total activity on the clean image. `batch_size`: how many positions at once, by default what fits into a quarter of the free memory
-    (on the CPU half a GiB at most), 128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it to the cost.
-    Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
+    (on the CPU half a GiB at most), 128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it
+    to the cost. Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
     """
     if image.ndim != 3:
         raise ValueError(f"image: expected (3, rows, columns), got {tuple(image.shape)}; `occlude_all` takes a batch")

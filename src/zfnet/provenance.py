@@ -12,6 +12,7 @@ import ast
 import contextlib
 import dataclasses
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -38,19 +39,20 @@ CURES = {
 
 
 @contextlib.contextmanager
-def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path of the same name; move it to `path` on success, remove it on any failure. What dead processes left of theirs goes too.
+def atomic(path: Path | str, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary path of the same name; move it to `path` on success, remove it on any failure. What killed processes left of theirs goes, too.
 
-    Raises OSError, in one line with the cure, where nothing can be written there: the file that was there stays.
+    Raises OSError, in one line with the cure, where nothing can be written there: the file that was there stays. `sync`: whether it must outlive a power cut.
     """
     path = Path(path)
     folder = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # a folder: libraries put temporary files of their own beside ours
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _sweep(path.parent)
         yield folder / path.name
-        with open(folder / path.name, "rb+") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+        if sync:
+            with open(folder / path.name, "rb+") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         os.replace(folder / path.name, path)
     except (OSError, SafetensorError) as error:
         raise _unwritable(path, error) from None
@@ -58,13 +60,15 @@ def atomic(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed processes of this machine left when they wrote `path`; processes that live keep theirs."""
-    start = f".{path.name}.{platform.node()}."
-    for left in path.parent.iterdir() if os.name == "posix" else ():
-        number = left.name.removeprefix(start).removesuffix(".tmp")
-        if left.name == f"{start}{number}.tmp" and number.isdigit() and not _alive(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left in a folder when they wrote there; processes that live keep theirs."""
+    if os.name != "posix":  # where asking whether a process lives may end it
+        return
+    with contextlib.suppress(OSError):
+        for left in folder.glob(f".*.{glob.escape(platform.node())}.*.tmp"):
+            number = left.name.split(".")[-2]
+            if number.isdigit() and not _alive(int(number)):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -175,6 +179,7 @@ def load_tensors(path: Path | str) -> tuple[Tensors, dict]:
 
 def found(path: Path | str, key: str, warn: bool = True) -> tuple[Tensors, dict] | None:
     """Tensors and `meta` of the file at `path` if it was made from `key` and is whole; None otherwise. A damaged file is named in a warning."""
+    _sweep(Path(path).parent)
     try:
         if read_meta(path).get("key") == key:
             tensors, meta = load_tensors(path)
@@ -221,7 +226,7 @@ def artefact(path: Path | str, key: str, build: Callable[[], tuple[Tensors, dict
 def save_state(path: Path | str, state: dict) -> None:
     """`torch.save`, atomically; the state that was there before stays beside it as <stem>-previous<suffix>. Raises OSError, in one line."""
     path = Path(path)
-    with atomic(path) as temporary:
+    with atomic(path, sync=False) as temporary:  # the one before it is older than any disk's cache
         try:
             torch.save(state, temporary)
         except RuntimeError:  # torch does not say why
