@@ -401,7 +401,8 @@ WEIGHTS = {
     "a header of ours that is no JSON": (".safetensors", save(STATE, {"zfnet": "{"}), "cannot be read as weights"),
     "a header of ours 100,000 lists deep": (".safetensors", save(STATE, {"zfnet": "[" * 100_000}), "cannot be read as weights"),
     "a header of ours that is a list": (".safetensors", save(STATE, {"zfnet": "[1]"}), "cannot be read as weights"),
-    "a checksum that does not match": (".safetensors", save(STATE, {"zfnet": '{"crc32": "00000000"}'}), "is damaged, its contents do not match their checksum"),
+    "a checksum that does not match": (".safetensors", save(STATE, {"zfnet": '{"checksum": "crc32", "crc32": "00000000"}'}),
+                                       "is damaged, its contents do not match their checksum"),
 }  # fmt: skip
 
 

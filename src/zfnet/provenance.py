@@ -144,7 +144,7 @@ def save_tensors(path: Path | str, tensors: Tensors, meta: dict[str, object]) ->
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         # one entry: the order of several differs from run to run, and so would the file
-        save_file(ready, temporary, metadata={"zfnet": json.dumps({**meta, "crc32": _checksum(ready, meta)}, sort_keys=True)})
+        save_file(ready, temporary, metadata={"zfnet": json.dumps({**meta, "checksum": "crc32", "crc32": _checksum(ready, meta)}, sort_keys=True)})
 
 
 def _open(path: Path | str, read: bool) -> tuple[Tensors, dict, str | None]:
@@ -154,7 +154,10 @@ def _open(path: Path | str, read: bool) -> tuple[Tensors, dict, str | None]:
             meta = json.loads((file.metadata() or {}).get("zfnet", "{}"))
             if not isinstance(meta, dict):
                 raise TypeError(f"its header holds a {type(meta).__name__}")
-            return {name: file.get_tensor(name) for name in file.keys()} if read else {}, meta, meta.pop("crc32", None)
+            kind, crc = meta.pop("checksum", None), meta.pop("crc32", None)
+            if (kind, crc) != (None, None) and (kind != "crc32" or crc is None):  # said twice, so that no flipped bit makes it a file without a checksum
+                raise ValueError("its header is damaged")
+            return {name: file.get_tensor(name) for name in file.keys()} if read else {}, meta, crc
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -230,8 +233,7 @@ def save_state(path: Path | str, state: dict) -> None:
         try:
             torch.save(state, temporary)
         except RuntimeError:  # torch does not say why
-            free = shutil.disk_usage(path.parent).free
-            raise OSError(errno.ENOSPC if free < 2**30 else errno.EIO, "torch.save failed") from None
+            raise OSError("torch could not write all of it; is the disk full?") from None
         if path.exists():
             os.replace(path, path.with_stem(f"{path.stem}-previous"))
 
