@@ -18,13 +18,15 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from zfnet import Profile, load_data, load_model, load_scan, paper_layers, plots, provenance, read_history, scan, train
+from zfnet import Profile, ZFNet, build_model, load_data, load_model, load_scan, occlusion, paper_layers, plots, provenance, read_history, scan, train
 from zfnet.__main__ import main
 from zfnet.evolution import snapshots
 from zfnet.profiles import ROOT, DataConfig, ModelConfig, TrainingConfig
+from zfnet.shapes import make_shapes
 
 TINY = Profile("tiny", "Tiny", data=DataConfig(count=40, resize=52, size=48, validation=0.3), model=ModelConfig(maps=(6,) * 5, fc=(8,)),
                training=TrainingConfig(epochs=3, batch_size=8, lr=0.02, schedule="onecycle", snapshots=(1, 64), ten_crop=False))  # fmt: skip
@@ -162,6 +164,15 @@ def test_damaged_files_of_a_training_are_made_again_bit_by_bit(root, monkeypatch
     monkeypatch.setattr(provenance, "save_state", real)
     assert saved == [1, 2, 2] and equal(trained(), expected) and TINY.history_file.read_bytes() == history
     assert not list(TINY.runs.glob("checkpoint*"))
+
+
+def test_a_checkpoint_left_behind_goes_when_its_training_is_complete_and_another_ones_stays(root):
+    train(TINY, device="cpu", progress=False)
+    for key, stays in ((provenance.read_meta(TINY.weights_file)["key"], False), ("of another recipe", True)):
+        for _ in range(2):
+            provenance.save_state(TINY.checkpoint_file, {"key": key, "model": {"w": torch.zeros(3)}})
+        train(TINY, device="cpu", progress=False)
+        assert len(list(TINY.runs.glob("checkpoint*"))) == 2 * stays
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"epoch,lr\n1,2\n", b"epoch,lr,train_loss,train_error,val_loss,val_error\n1,x,0,0,0,0\n",
@@ -346,6 +357,31 @@ def test_killed_at_random_moments_everything_ends_bit_equal(report):
     report(f"kill -9 at random moments: {found.stdout.splitlines()[-1]}")
 
 
+# --- Memory -------------------------------------------------------------------------------------------------------------
+
+
+def test_occlusion_on_the_cpu_takes_half_a_gib_at_once_whatever_is_free(monkeypatch):
+    model, image = ZFNet(10, maps=(32, 8, 8, 8, 8), input_size=224, fc=()), torch.randn(3, 500, 500)
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**40 if name == "SC_AVPHYS_PAGES" else 4096)
+    with torch.no_grad():
+        clean = occlusion._clean_maps(model.features, image)
+        each = 6 * 4 * max(maps[0].numel() for maps in clean)
+        assert occlusion._chunk(model.features, clean, None) == 2**29 // each > 1
+        assert occlusion._chunk(model.features, [maps[..., :50, :50] for maps in clean], None) == occlusion.CHUNK
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_measured_and_within_two_gib(report):
+    """A small one; `benchmarks/memory.py` scans 50,000 images and occludes one of 1,000 px."""
+    command = [sys.executable, ROOT / "benchmarks" / "memory.py", "--images", "600", "--pixels", "224"]
+    found = subprocess.run(command, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}"}, capture_output=True, text=True, timeout=600)
+    assert found.returncode == 0, found.stdout + found.stderr
+    peaks = [float(peak) for peak in re.findall(r"peak (\S+) GiB", found.stdout)]
+    assert len(peaks) == 2 and all(0.1 < peak < 2 for peak in peaks)
+    for line in found.stdout.splitlines():
+        report(line)
+
+
 # --- Determinism --------------------------------------------------------------------------------------------------------
 
 
@@ -354,9 +390,6 @@ def test_top_9_tables_depend_on_neither_batches_nor_threads_nor_processes(root, 
     config = DataConfig(source="photos", count=150, resize=72, size=64, validation=0.8, test=0.2)
     profile = dataclasses.replace(TINY, name="kept", data=config, model=ModelConfig(maps=(16, 24, 24, 24, 24), fc=()))
     images = load_data(profile).val
-    torch.manual_seed(0)
-    from zfnet import build_model
-
     features = build_model(profile, 12).features.eval()
     layers, threads = list(paper_layers(features).values()), torch.get_num_threads()
     expected = scan(features, images, layers, batch_size=64)
@@ -405,11 +438,6 @@ def test_files_do_not_depend_on_when_and_where_they_were_made(tmp_path):
 
 
 def test_the_same_scan_in_memory_and_from_files(root):
-    from PIL import Image
-
-    from zfnet import build_model
-    from zfnet.shapes import make_shapes
-
     for n, picture in enumerate(make_shapes(320, 52).images):
         path = root / "images" / str(n % 2) / f"{n}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -257,10 +257,13 @@ def load_state(path: Path | str, key: str, device: torch.device) -> dict | None:
     return None
 
 
-def remove_state(path: Path | str) -> None:
-    """Remove what `save_state` wrote."""
+def remove_state(path: Path | str, key: str | None = None) -> None:
+    """Remove what `save_state` wrote; with `key`, only what was made from it."""
+    path = Path(path)
     for one in (path, path.with_stem(f"{path.stem}-previous")):
-        one.unlink(missing_ok=True)
+        with contextlib.suppress(Exception):  # no such file, one that is damaged, a read-only folder
+            if key is None or torch.load(one, map_location="cpu", weights_only=True, mmap=True)["key"] == key:
+                one.unlink()
 
 
 def commit() -> str:

@@ -166,7 +166,10 @@ def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
         return None
     snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
     metas = [there and there[1] for there in (provenance.found(path, key, warn) for path in (profile.weights_file, *snapshots))]
-    return metas[0] if all(metas) else None
+    if not all(metas):
+        return None
+    provenance.remove_state(profile.checkpoint_file, key)  # left by a kill after the last write
+    return metas[0]
 
 
 def _steps(
