@@ -4,7 +4,7 @@
     python benchmarks/memory.py --images 2000 --pixels 300
 
 The folder is too large for `data: memory:`, so its images stay in their files and several processes decode them. Counted is the memory of the process and of
-all that it starts, ten times a second: once as the sum of what each has resident, where shared pages count in each, and once with shared pages divided among
+all that it starts, three times a second: once as the sum of what each has resident, where shared pages count in each, and once with shared pages divided among
 those that share them, which is what the machine has to have. Linux only. Ends with an error where the latter exceeds the limit.
 """
 
@@ -91,7 +91,7 @@ def measured(*arguments: str) -> tuple[str, float, float, float]:
     with subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
             peaks = tuple(map(max, peaks, memory(process.pid)))
-            time.sleep(0.1)
+            time.sleep(0.3)
         said = process.stdout.read().strip()
     if process.returncode:
         sys.exit(f"{' '.join(arguments)} failed")

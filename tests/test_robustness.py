@@ -94,8 +94,10 @@ def test_files_without_a_checksum_are_taken_as_they_are(tmp_path):
 
 def test_a_file_is_the_same_whenever_it_is_written(tmp_path):
     for name in "ab":
-        provenance.save_tensors(tmp_path / name, tensors(), {"z": 1, "a": [1.5, None], "key": "k"})
+        provenance.save_tensors(tmp_path / name, tensors(), {"z": 1, "a": (1.5, None, float("nan")), "key": "k", "é": {9: 0.1, 10: 1e300}})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    found, meta = provenance.load_tensors(tmp_path / "a")
+    assert equal(found, tensors()) and meta["é"] == {"9": 0.1, "10": 1e300} and meta["a"][:2] == [1.5, None]
 
 
 def state(epoch: int) -> dict:
@@ -274,6 +276,11 @@ def test_a_read_only_folder_gets_one_line_and_what_is_there_is_read(report, monk
                 report(f"read-only: {str(caught.value).replace(name + '/', '')}")
             assert main(["train", str(root / "tiny.yaml")]) == 1
             assert re.fullmatch(r"error: .* cannot be written \(Permission denied\): .*\n", capsys.readouterr().err)
+        TINY.weights_file.chmod(0)
+        with nobody():
+            for read in (lambda: train(TINY, data), lambda: load_model(TINY)):
+                with pytest.raises(PermissionError, match="weights.safetensors may not be read: its owner has to allow it"):
+                    read()
         for path in (root, *root.rglob("*")):
             path.chmod(0o755)
 

@@ -157,6 +157,8 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"no weights at {path}: train first (`make train PROFILE=…`), or set `weights:` in the profile")
     try:
         state = provenance.load_tensors(path)[0] if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:
         if "checksum" in str(error):
             raise

@@ -142,6 +142,7 @@ def _checksum(tensors: Tensors, meta: dict[str, object]) -> str:
 def save_tensors(path: Path | str, tensors: Tensors, meta: dict[str, object]) -> None:
     """Write tensors and JSON-able `meta` to one safetensors file, atomically, with their checksum. Raises OSError, in one line, where it cannot be written."""
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    meta = json.loads(json.dumps(meta))  # as it will be read: numbers that are keys become text, and sort otherwise
     with atomic(path) as temporary:
         # one entry: the order of several differs from run to run, and so would the file
         save_file(ready, temporary, metadata={"zfnet": json.dumps({**meta, "checksum": "crc32", "crc32": _checksum(ready, meta)}, sort_keys=True)})
@@ -159,6 +160,8 @@ def _open(path: Path | str, read: bool) -> tuple[Tensors, dict, str | None]:
                 raise ValueError("its header is damaged")
             return {name: file.get_tensor(name) for name in file.keys()} if read else {}, meta, crc
     except FileNotFoundError:
+        if Path(path).exists():  # safetensors takes one for the other
+            raise PermissionError(f"{path} may not be read: its owner has to allow it") from None
         raise
     except Exception as error:
         raise ValueError(f"{path} is not a readable safetensors file ({' '.join(str(error).split())[:200]}): delete it to have it made again") from None
