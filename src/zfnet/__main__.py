@@ -35,6 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        reason = (str(error).splitlines() or ["no more is to be had"])[0]
+        print(f"error: not enough memory ({reason}): lower `data: size:`, `resize:`, `count:`, `model: maps:` or `batch_size:` in the profile", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -69,9 +69,9 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
 
     `fill`: the square's value in units of the network's input, a number or a tensor that broadcasts to (3, H, W); 0 is the mean colour of the training
     data. `layer` and `channel` choose the map that panel (b) follows: by default the paper's layer 5 (the last there is in a shallower net) and the map
-    with the largest total activity on the clean image. `batch_size`: how many positions at once, by default what fits into a quarter of the free memory,
-    128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it to the cost.
-    Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
+    with the largest total activity on the clean image. `batch_size`: how many positions at once, by default what fits into a quarter of the free memory
+    (on the CPU half a GiB at most), 128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it
+    to the cost. Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
     """
     if image.ndim != 3:
         raise ValueError(f"image: expected (3, rows, columns), got {tuple(image.shape)}; `occlude_all` takes a batch")
@@ -247,7 +247,7 @@ def _clean_maps(features: nn.Sequential, image: torch.Tensor) -> list[torch.Tens
 
 
 def _chunk(features: nn.Sequential, clean: list[torch.Tensor], stages: list[Stage] | None) -> int:
-    """How many positions at once: 128, or fewer where they would fill more than a quarter of the free memory."""
+    """How many positions at once: 128, or fewer where they would fill more than a quarter of the free memory, on the CPU more than half a GiB."""
     sizes = [stage.size for stage in stages] if stages else [maps.shape[-2:] for maps in clean[1:]]
     widest = max(maps.shape[1] * rows * cols for maps, (rows, cols) in zip(clean[1:], sizes, strict=True))
     each = 6 * widest * clean[0].element_size()  # a layer's input, its copy with the changes, its output
@@ -255,7 +255,7 @@ def _chunk(features: nn.Sequential, clean: list[torch.Tensor], stages: list[Stag
         free = torch.cuda.mem_get_info(clean[0].device)[0]
     else:
         known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})  # Linux; elsewhere a GiB is taken for free
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**30
+        free = min(2**31, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if known else 2**30  # more is no faster, and a container may have less
     return max(1, min(CHUNK, int(free / 4 / each)))
 
 
