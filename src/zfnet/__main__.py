@@ -1,4 +1,4 @@
-"""The steps behind the Makefile: `python -m zfnet train|scan|export|notebooks|results|clean …`; errors are one line, not a traceback."""
+"""The steps behind the Makefile: `python -m zfnet train|scan|gallery|export|notebooks|results|clean …`; errors are one line, not a traceback."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ def main(argv: list[str] | None = None) -> int:
         "notebooks": "print the notebooks that apply to the profile, one per line",
     }.items():
         verbs.add_parser(verb, help=text, description=text).add_argument("profile", help="a name in profiles/, or a .yaml file")
+    text = "write the static site of all feature maps, runs/PROFILE/gallery/index.html, unless it is there and current"
+    site = verbs.add_parser("gallery", help=text, description=text)
+    site.add_argument("profile", help="a name in profiles/, or a .yaml file")
+    site.add_argument("--zip", action="store_true", help="also pack it to runs/PROFILE/gallery.zip")
     give = verbs.add_parser("export", help="write the trained net to one small file that other profiles can read")
     give.add_argument("profile", help="a name in profiles/, or a .yaml file")
     give.add_argument("target", help="the .safetensors file to write")
@@ -42,12 +46,14 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join(profile.notebooks))
         elif arguments.verb == "export":
             _export(profile, arguments.target)
+        elif arguments.verb == "gallery":
+            _gallery(profile, arguments.zip)
         elif arguments.verb == "train":
             _train(profile)
         else:
             _scan(profile)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -75,6 +81,13 @@ def _export(profile, target: str) -> None:
     meta = export(profile, load_data(profile), target)
     print(f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB; test accuracy of the centre crops {meta['half_accuracy']:.2%}, "
           f"in full precision {meta['accuracy']:.2%} (n = {meta['n_test']})")  # fmt: skip
+
+
+def _gallery(profile, archive: bool) -> None:
+    from .gallery import build
+
+    path, made = build(profile, archive)
+    print(f"{path}: {'made' if made else 'up to date'}")
 
 
 def _scan(profile) -> None:
