@@ -80,7 +80,8 @@ def places(layer: Layer, units: dict) -> list[dict]:
     side, found = layer.field.input_size[0], []
     for row, col, (top, left, bottom, right) in zip(units["row"], units["col"], units["box"], strict=True):
         first = corner(layer, row, col)
-        pixels = {"top": first[0], "left": first[1], "size": layer.tile, "box_top": top, "box_left": left, "box_height": bottom - top, "box_width": right - left}
+        pixels = {"top": first[0], "left": first[1], "size": layer.tile}
+        pixels |= {"box_top": top, "box_left": left, "box_height": bottom - top, "box_width": right - left}
         found.append({name: round(100 * n / side, 4) for name, n in pixels.items()})
     return found
 
@@ -156,8 +157,9 @@ def write_pages(folder: Path, layers: list[Layer], images: Images, profile: Prof
         _write(folder / f"layer-{layer.number}.html", environment, "layer.html", root="", layer=layer, data=_data(layer, maps[layer.number], images, names))
         channels = len(maps[layer.number])
         for one in maps[layer.number]:
-            _write(folder / f"layer-{layer.number}" / f"{one['channel']}.html", environment, "channel.html", root="../", layer=layer, map=one,
-                   places=places(layer, one), channels=channels, alike=others[layer.number, one["channel"]], data=_data(layer, [one], images, names))  # fmt: skip
+            path, neighbours = folder / f"layer-{layer.number}" / f"{one['channel']}.html", others[layer.number, one["channel"]]
+            _write(path, environment, "channel.html", root="../", layer=layer, map=one, places=places(layer, one), channels=channels, alike=neighbours,
+                   data=_data(layer, [one], images, names))  # fmt: skip
 
 
 def _data(layer: Layer, maps: list[dict], images: Images, names: list[str]) -> dict:
