@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import html.parser
+import io
 import json
 import re
 import shutil
@@ -187,7 +188,7 @@ def test_the_sprites_are_the_panels_of_the_figures(made, report):
         tile = min(64, made.fields[number].size[0])
         for channel in made.maps(number):
             files = sorted((made.folder / f"layer-{number}").glob(f"{channel}-*"))
-            if (number, channel) == SILENT:
+            if made.top[name].value[channel, 0] <= 0:
                 assert not files
                 continue
             assert len(files) == 2
@@ -202,8 +203,9 @@ def test_the_sprites_are_the_panels_of_the_figures(made, report):
                     assert error == 0 and file.suffix == ".webp"
                     exact += 1
                 else:
-                    assert error < 4 and file.suffix == ".jpg"
+                    assert error < 7 and file.suffix == ".jpg"
                     worst = max(worst, error)
+    assert exact and worst
     report(f"gallery: {exact} sprites equal the figures' panels to the last bit; JPEGs, of noise, deviate by {worst:.1f} of 255 on average at most")
 
 
@@ -213,7 +215,7 @@ def test_the_images_are_the_nets_input(made):
     assert set(files) == used
     for index, path in files.items():
         picture = made.images.pictures([index])[0].permute(1, 2, 0).numpy().astype(float)
-        assert np.abs(np.asarray(Image.open(path)).astype(float) - picture).mean() < 4
+        assert np.abs(np.asarray(Image.open(path)).astype(float) - picture).mean() < 6  # drawn with noise
 
 
 def test_a_tile_lies_where_its_unit_sees_the_image(made):
@@ -303,7 +305,7 @@ def test_an_interrupted_build_leaves_the_old_site_and_goes_on(copy, monkeypatch)
     assert [path.name for path in copy.parent.iterdir() if path.is_dir()] == ["gallery"]
 
 
-def test_drawing_that_was_cut_short_goes_on(copy, monkeypatch):
+def test_drawing_that_was_cut_short_goes_on(made, copy, monkeypatch):
     shutil.rmtree(copy)
     import zfnet.gallery.sprites as sprites
 
@@ -321,8 +323,8 @@ def test_drawing_that_was_cut_short_goes_on(copy, monkeypatch):
     assert not copy.exists() and 12 <= len(drawn) <= 16
     first, drawn[:] = len(drawn) - 1, [None] * 100
     build_gallery(PROFILE, progress=False)
-    total = sum(1 for path in copy.glob("layer-*/*-patches.*"))
-    assert len(drawn) - 100 == total - first and total == 37
+    total = sum(int((top.value[:, 0] > 0).sum()) for top in made.top.values())
+    assert len(drawn) - 100 == total - first and len(list(copy.glob("layer-*/*-patches.*"))) == total
 
 
 def test_a_kill_between_the_two_renames_brings_the_old_site_back(copy):
@@ -409,7 +411,7 @@ def visit(chromium, made, report):
         tab = context.new_page()
         tab.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("requestfailed", lambda request: said.append(f"failed: {request.url}"))
+        tab.on("requestfailed", lambda request: said.append(f"{request.failure}: {request.url}") if request.failure != "net::ERR_ABORTED" else None)  # left
         tab.on("request", lambda request: said.append(f"asked for {request.url}") if not request.url.startswith(("file:", "data:", "blob:")) else None)
         tab.goto(made.address(page, fragment))
         return tab
@@ -517,9 +519,10 @@ def test_tables_sort_by_any_column(visit, made):
     tab.click(f"{card} th button:text-is('rank')")
     assert _column(tab, card, "rank") == [str(n) for n in range(9, 0, -1)]
     tab.click("#view")
-    assert tab.locator("#cards").is_hidden() and len(_column(tab, "#table", "map")) == 9 * len(made.maps(4))
+    units = [unit for channel in made.maps(4) if made.top["relu4"].value[channel, 0] > 0 for unit in made.units(4, channel)]
+    assert tab.locator("#cards").is_hidden() and _column(tab, "#table", "map") == [str(unit["map"]) for unit in units]
     tab.click("#table th button:text-is('value')")
-    values = [unit["value"] for channel in made.maps(4) for unit in made.units(4, channel)]
+    values = [unit["value"] for unit in units]
     assert [float(text) for text in _column(tab, "#table", "value")] == pytest.approx(sorted(values, reverse=True), rel=6e-3)
 
 
@@ -629,19 +632,18 @@ def test_the_projection_lies_over_its_own_image(visit, made):
     number, channel = 2, 0
     tab = visit(f"layer-{number}/{channel}.html")
     tab.check("[name=overlay][value=alone]", force=True)
-    tab.add_style_tag(content=".box { display: none !important } .frame { width: 64px !important; border-radius: 0 !important }")
     top = made.top[made.names[number]]
     index, position = top.image[channel], torch.stack([top.row[channel], top.col[channel]], 1)
     found = Deconvnet(made.model.features).project(made.images.batch(index), made.names[number], channel, position)
     pictures = 255 * panels.to_grey_centred(found, panels.contrast_scale(found))
     for n in range(9):
-        shot = tab.locator(f"#unit-{n + 1} .frame").screenshot()
-        path = made.folder.parent / "shot.png"
-        path.write_bytes(shot)
-        got = np.asarray(Image.open(path).convert("RGB")).astype(float)[:64, :64]
+        tab.add_style_tag(content=f""".box {{ display: none !important }} .frame {{ visibility: hidden }} #unit-{n + 1} .frame {{
+            visibility: visible; position: fixed; left: {64 * n}px; top: 100px; width: 64px; border-radius: 0; z-index: 9 }}""")
+        shot = tab.screenshot(clip={"x": 64 * n, "y": 100, "width": 64, "height": 64})
+        got = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(float)
         assert got.shape == (64, 64, 3)
         distance = [np.abs(got - picture).mean() for picture in pictures]
-        assert distance[n] < 6 and int(np.argmin(distance)) == n, n
+        assert distance[n] < 1 and int(np.argmin(distance)) == n, n
 
 
 # What a page must have to be used without a mouse or without seeing it; each is computed in the page and lists what is wrong.
@@ -694,7 +696,7 @@ def test_pages_are_accessible(visit, report, page):
                 tab.evaluate("document.querySelector('#silent') && document.querySelector('#silent').click(); document.querySelector('summary').click()")
                 tab.locator(".card:not([hidden]) summary").first.click()
             wrong, lowest, count = tab.evaluate(ACCESSIBLE)
-            assert wrong == [] and count > 20
+            assert wrong == [] and count > 10
             report(f"gallery: lowest contrast of text {lowest:.1f} ({scheme}, {page.split('/')[0].split('.')[0].split('-')[0]} pages)")
 
 

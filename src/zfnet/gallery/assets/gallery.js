@@ -173,7 +173,7 @@
       update();
       if (text !== "" && card.has(Number(text))) {
         card.get(Number(text)).scrollIntoView({ block: "center" });
-        card.get(Number(text)).querySelector("a").focus({ preventScroll: true });
+        card.get(Number(text)).focus({ preventScroll: true }); // the card itself, as the browser does once the page is loaded
       }
     }
 
@@ -192,7 +192,7 @@
 
     return function step(by) {
       const links = asTable ? [...whole.querySelectorAll("tbody a")] : [...cards.querySelectorAll(".card:not([hidden]) h2 a")];
-      const at = links.indexOf(document.activeElement), next = links[at < 0 ? (by > 0 ? 0 : links.length - 1) : at + by];
+      const here = document.activeElement.closest(".card"), at = links.indexOf(here ? here.querySelector("h2 a") : document.activeElement), next = links[at < 0 ? (by > 0 ? 0 : links.length - 1) : at + by];
       if (next) { next.focus(); (next.closest(".card") || next).scrollIntoView({ block: "nearest" }) }
     };
   }
@@ -239,13 +239,13 @@
   }
   const keys = {
     ArrowRight: () => turn(1), ArrowLeft: () => turn(-1), j: () => turn(1), k: () => turn(-1), "]": () => layer(1), "[": () => layer(-1),
-    u: () => go(own ? `${root}layer-${data.layer}.html#${data.maps[0].channel}` : step ? `${root}index.html` : null),
+    Enter: () => step && document.activeElement.matches(".card") && go(document.activeElement.querySelector("a").href), u: () => go(own ? `${root}layer-${data.layer}.html#${data.maps[0].channel}` : step ? `${root}index.html` : null),
     g: () => byId("jump").select(), "/": () => byId("jump").select(), t: turnTheme, "?": () => dialog.showModal(), o: () => own && own.turn(),
   };
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, select, textarea, .scroll") || dialog.open;
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     const does = keys[event.key] || (own && /^[1-9]$/.test(event.key) && (() => own.unit(event.key)));
-    if (does) { event.preventDefault(); does() }
+    if (does && !(event.key === "Enter" && !event.target.matches(".card"))) { event.preventDefault(); does() }
   });
 })();
