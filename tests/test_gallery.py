@@ -431,7 +431,11 @@ def test_every_kind_of_page_loads_whole_wide_and_narrow(visit, made, page):
         tab = visit(page, width=width)
         tab.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
         tab.wait_for_function("[...document.images].filter(image => image.checkVisibility()).every(image => image.complete && image.naturalWidth > 0)")
+        for summary in tab.locator(".card:not([hidden]) summary").all()[:2]:
+            summary.click()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.evaluate("Math.max(0, ...[...document.querySelectorAll('main *')].filter(node => !node.closest('.scroll, .unseen, .frame, svg'))"
+                            ".map(node => node.getBoundingClientRect().right))") <= width  # fmt: skip
         assert tab.evaluate("window.hacked") is None and tab.locator("main b b, main i b").count() == 0
     assert tab.title().endswith(PROFILE.title)
 
@@ -483,6 +487,9 @@ def test_filters_and_order(visit, made):
             _slide(tab, "least", least)
             wanted = [channel for channel in alive if sum(unit["class"] == name and unit["value"] > 0 for unit in units[channel]) >= least]
             assert _shown(tab) == wanted
+            fire = {channel: [unit["class"] for unit in units[channel] if unit["value"] > 0] for channel in wanted}
+            said = [f"{name} {fire[channel].count(name)}/{len(fire[channel])}" for channel in wanted]
+            assert tab.locator(".card:not([hidden]) header p").all_text_contents() == said
     _slide(tab, "least", 4)
     there, address = _shown(tab), tab.evaluate("location.hash")
     assert there and _shown(visit(f"layer-{number}.html", address[1:])) == there, "the address keeps the filters"

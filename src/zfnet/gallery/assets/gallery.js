@@ -53,7 +53,7 @@
 
   const COLUMNS = ["layer", "map", "rank", "value", "image", "name", "class", "row", "col", "top", "left", "bottom", "right"];
   const TEXT = new Set(["name", "class"]);
-  const SHOWN = { card: ["rank", "value", "name", "row", "col"], map: ["rank", "value", "image", "name", "class", "row", "col", "top", "left", "bottom", "right"],
+  const SHOWN = { card: ["rank", "value", "row", "col", "name"], map: ["rank", "value", "image", "name", "class", "row", "col", "top", "left", "bottom", "right"],
                   layer: ["map", "rank", "value", "image", "name", "class", "row", "col"] };
 
   function units(map) {
@@ -144,7 +144,11 @@
       byId("to-said").value = three(most * tools.to.value / STEPS);
       shown = data.maps.filter(keep).sort(orders[tools.sort.value]);
       const visible = new Set(shown);
-      for (const map of data.maps) card.get(map.channel).hidden = !visible.has(map);
+      for (const map of data.maps) {
+        const node = card.get(map.channel), line = node.querySelector("header p"), [label, n] = wanted() === null ? map.classes[0] || [] : [wanted(), purity(map)];
+        node.hidden = !visible.has(map);
+        if (line && !node.hidden) line.textContent = `${data.classes[label]} ${n}/${map.alive}`;
+      }
       const order = shown.map((map) => card.get(map.channel)), there = [...cards.children].filter((node) => !node.hidden);
       if (order.some((node, n) => node !== there[n])) cards.append(...order);
       cards.hidden = asTable;
