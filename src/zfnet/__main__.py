@@ -18,6 +18,10 @@ def main(argv: list[str] | None = None) -> int:
         "notebooks": "print the notebooks that apply to the profile, one per line",
     }.items():
         verbs.add_parser(verb, help=text, description=text).add_argument("profile", help="a name in profiles/, or a .yaml file")
+    text = "write the static site of all feature maps, runs/PROFILE/gallery/index.html, unless it is there and current"
+    site = verbs.add_parser("gallery", help=text, description=text)
+    site.add_argument("profile", help="a name in profiles/, or a .yaml file")
+    site.add_argument("--zip", action="store_true", help="also pack it to runs/PROFILE/gallery.zip")
     give = verbs.add_parser("export", help="write the trained net to one small file that other profiles can read")
     give.add_argument("profile", help="a name in profiles/, or a .yaml file")
     give.add_argument("target", help="the .safetensors file to write")
@@ -30,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _do(arguments)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -65,6 +69,8 @@ def _do(arguments: argparse.Namespace) -> None:
         print("\n".join(profile.notebooks))
     elif arguments.verb == "export":
         _export(profile, arguments.target)
+    elif arguments.verb == "gallery":
+        _gallery(profile, arguments.zip)
     else:
         from .distributed import is_first, together
 
@@ -93,6 +99,13 @@ def _export(profile, target: str) -> None:
     meta = export(profile, load_data(profile), target)
     print(f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB; test accuracy of the centre crops {meta['half_accuracy']:.2%}, "
           f"in full precision {meta['accuracy']:.2%} (n = {meta['n_test']})")  # fmt: skip
+
+
+def _gallery(profile, archive: bool) -> None:
+    from .gallery import build
+
+    path, made = build(profile, archive)
+    print(f"{path}: {'made' if made else 'up to date'}")
 
 
 def _scan(profile) -> str:
