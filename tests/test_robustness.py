@@ -202,7 +202,7 @@ def files_no_larger_than(count: int):
 
 def big_figure(profile: Profile) -> None:
     figure = Figure(figsize=(4, 4))
-    figure.add_subplot().imshow(torch.rand(200, 200))
+    figure.add_subplot().imshow(torch.rand(200, 200).numpy())
     plots.save_figure(figure, profile, "a")
 
 
@@ -425,7 +425,7 @@ from zfnet import build_model
 model, data = build_model(profile.__class__("p", "P", data=profile.data, model=ModelConfig(maps=(4,) * 5, fc=())), 10).eval(), load_data(profile)
 top = load_scan(profile, model, data.train, ["relu1", "relu5"])
 figure = Figure(figsize=(3, 3))
-figure.add_subplot().imshow(top["relu5"].value)
+figure.add_subplot().imshow(top["relu5"].value.numpy())
 plots.save_figure(figure, profile, "a")
 plots.save_table([{"channel": c, "image": int(i)} for c, i in enumerate(top["relu1"].image[:, 0])], profile, "a", n=60)
 """
