@@ -22,6 +22,7 @@ from .ranges import load_ranges
 from .sprites import draw
 
 STATE = "state.json"
+PICTURES = (".webp", ".jpg")
 
 
 def build(profile: Profile, archive: bool = False, progress: bool = True) -> tuple[Path, bool]:
@@ -97,9 +98,9 @@ def begin(target: Path, pictures: str) -> Path:
     for half in work.rglob(".*.tmp"):
         half.unlink()
     if _state(target).get("pictures") == pictures:
-        for path in _files(target):
+        for path in (*target.glob("layer-*/*"), *target.glob("images/*")):
             new = work / path.relative_to(target)
-            if path.suffix in (".webp", ".jpg") and not new.exists():
+            if path.suffix in PICTURES and not new.exists():
                 new.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(path, new)
@@ -131,6 +132,6 @@ def pack(site: Path, path: Path, key: str) -> bool:
         for file in _files(site):
             entry = zipfile.ZipInfo(f"gallery/{file.relative_to(site).as_posix()}")
             entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if file.suffix in (".webp", ".jpg") else zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_STORED if file.suffix in PICTURES else zipfile.ZIP_DEFLATED
             zipped.writestr(entry, file.read_bytes())
     return True
