@@ -57,7 +57,7 @@ SHARE = $(if $(filter -j%,$(MAKEFLAGS)),n=$(or $(JOBS),$$(getconf _NPROCESSORS_O
 PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 .DELETE_ON_ERROR:
-.PHONY: help env figures test bench lab train scan notebooks lock clean drawn check-python FORCE
+.PHONY: help env figures gallery test bench lab train scan notebooks lock clean drawn check-python FORCE
 
 help: ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,9 @@ env: $(READY) ## set up .venv with the exact versions of requirements.txt
 
 figures: $(RUNS)/.scanned $(RUNS)/.notebooks ## train, scan and run the notebooks of PROFILE; the figures go to Figures/PROFILE/
 	@$(MAKE) --no-print-directory drawn
+
+gallery: $(RUNS)/.scanned ## a static site of all feature maps of PROFILE: runs/PROFILE/gallery/index.html; with ZIP=1 also packed
+	$(PY) -m zfnet gallery $(PROFILE) $(if $(ZIP),--zip)
 
 test: $(READY) ## ruff, pytest, then every notebook through nbval
 	$(PY) -m ruff check .

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
-TARGETS = {"help", "env", "figures", "test", "bench", "lab", "train", "scan", "notebooks", "lock", "clean"}
+TARGETS = {"help", "env", "figures", "gallery", "test", "bench", "lab", "train", "scan", "notebooks", "lock", "clean"}
 # Where the name to import differs from the name to install.
 IMPORT_NAMES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "skimage": "scikit-image"}
 
@@ -135,6 +135,7 @@ case "$*" in
     [ -e runs/demo/weights.safetensors ] || echo weights > runs/demo/weights.safetensors
     echo train >> log ;;
   *"-m zfnet scan"*) echo scan >> log ;;
+  *"-m zfnet gallery"*) echo "$*" >> log ;;
   *"-m venv"*) echo venv >> log; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
   *"-m pip install"*) echo install >> log; [ ! -e offline ] ;;
 esac
@@ -242,6 +243,11 @@ def test_figures_are_made_once(house):
     assert house("figures") == ["run 01_first", "run 02_second", "scan", "train"]
     assert house("figures") == []
     assert house("-j2", "figures") == []
+
+
+def test_a_gallery_follows_the_scan(house):
+    assert house("gallery") == ["-m zfnet gallery demo", "scan", "train"]
+    assert house("gallery", "ZIP=1") == ["-m zfnet gallery demo --zip"]
 
 
 def test_a_changed_notebook_is_run_alone(house):

@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from zfnet.profiles import NOTEBOOKS, ROOT
+from zfnet.profiles import NOTEBOOKS, ROOT, load_profile
 
 FILES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -67,3 +67,14 @@ def test_layer_notebooks_share_one_body():
 
 def test_each_notebook_saves_the_figure_of_its_name(path):
     assert f'"{path.stem}")' in "\n".join(cell.source for cell in code(path))
+
+
+def test_the_explorer_is_thin_and_needs_no_training():
+    path = ROOT / "notebooks" / "explore.ipynb"
+    assert path.stem not in NOTEBOOKS  # it makes no figure of the project
+    test_notebooks_are_thin(path)
+    test_committed_with_outputs_and_without_traces_of_a_machine(path)
+    found = papermill.inspect_notebook(str(path))
+    assert set(found) == {"profile", "image", "layer"} and found["profile"]["default"] == '"photos"'
+    assert load_profile("photos").given_weights.is_file() and load_profile("photos").training is None
+    assert not any("widget-view" in kind for cell in code(path) for output in cell.outputs for kind in output.get("data", {}))

@@ -1,20 +1,27 @@
-"""The steps behind the Makefile: `python -m zfnet train|scan|export|notebooks|results|clean …`; errors are one line, not a traceback."""
+"""Pictures of your own images: `python -m zfnet explain|occlude|top9 …`; and the steps behind the Makefile. Errors are one line, not a traceback."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from . import commands
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m zfnet", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
+    commands.add(verbs)
     for verb, text in {
         "train": "train the profile's net (nothing to do when it is trained already, or pretrained)",
         "scan": "find the top activations of all feature maps of layers 1-5",
         "notebooks": "print the notebooks that apply to the profile, one per line",
     }.items():
         verbs.add_parser(verb, help=text, description=text).add_argument("profile", help="a name in profiles/, or a .yaml file")
+    text = "write the static site of all feature maps, runs/PROFILE/gallery/index.html, unless it is there and current"
+    site = verbs.add_parser("gallery", help=text, description=text)
+    site.add_argument("profile", help="a name in profiles/, or a .yaml file")
+    site.add_argument("--zip", action="store_true", help="also pack it to runs/PROFILE/gallery.zip")
     give = verbs.add_parser("export", help="write the trained net to one small file that other profiles can read")
     give.add_argument("profile", help="a name in profiles/, or a .yaml file")
     give.add_argument("target", help="the .safetensors file to write")
@@ -27,10 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _do(arguments)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        reason = (str(error).splitlines() or ["no more is to be had"])[0]
+        print(f"error: not enough memory ({reason}): lower `data: size:`, `resize:`, `count:`, `model: maps:` or `batch_size:` in the profile", file=sys.stderr)
         return 1
     return 0
 
@@ -46,6 +59,9 @@ def _do(arguments: argparse.Namespace) -> None:
 
         print("README.md: " + ("written anew" if write() else "nothing to change"))
         return
+    if arguments.verb in commands.EXAMPLES:
+        commands.run(arguments)
+        return
     from .profiles import load_profile
 
     profile = load_profile(arguments.profile)
@@ -53,6 +69,8 @@ def _do(arguments: argparse.Namespace) -> None:
         print("\n".join(profile.notebooks))
     elif arguments.verb == "export":
         _export(profile, arguments.target)
+    elif arguments.verb == "gallery":
+        _gallery(profile, arguments.zip)
     else:
         from .distributed import is_first, together
 
@@ -81,6 +99,13 @@ def _export(profile, target: str) -> None:
     meta = export(profile, load_data(profile), target)
     print(f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB; test accuracy of the centre crops {meta['half_accuracy']:.2%}, "
           f"in full precision {meta['accuracy']:.2%} (n = {meta['n_test']})")  # fmt: skip
+
+
+def _gallery(profile, archive: bool) -> None:
+    from .gallery import build
+
+    path, made = build(profile, archive)
+    print(f"{path}: {'made' if made else 'up to date'}")
 
 
 def _scan(profile) -> str:

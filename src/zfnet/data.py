@@ -224,8 +224,11 @@ def trained_input(profile: Profile) -> dict | None:
     found = provenance.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
     if not found:
         raise ValueError(f"normalise: weights, but {weights} does not say how its images were normalised; `python -m zfnet export` writes files that do")
-    if found["gain"] != profile.data.gain:
-        raise ValueError(f"data.gain = {profile.data.gain}, but {weights} was trained with {found['gain']}: set that in profile {profile.name!r}")
+    numbers = [found.get(name) for name in ("mean", "std")] if isinstance(found, dict) else []
+    if not numbers or not all(isinstance(each, list) and len(each) == 3 and all(type(x) is float and 0 <= x < 1e4 for x in each) for each in numbers):
+        raise ValueError(f"{weights}: its header says {str(found)[:100]!r} of its input; expected mean and std of three channels: fetch it again")
+    if found.get("gain") != profile.data.gain:
+        raise ValueError(f"data.gain = {profile.data.gain}, but {weights} was trained with {found.get('gain')}: set that in profile {profile.name!r}")
     return found
 
 
@@ -280,12 +283,25 @@ def _listing(profile: Profile) -> list:
         return []
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in profiles/{profile.name}.yaml")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(_images_below(root))
     if source == "caltech101":  # as torchvision has it: 101 categories
         found = [path for path in found if path.relative_to(root).parts[0] != "BACKGROUND_Google"]
     if not found:
         raise FileNotFoundError(f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}")
     return [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
+
+
+def _images_below(folder: Path, above: tuple = ()) -> Iterator[Path]:
+    """Image files in a folder and its folders, linked ones too, but no link that leads back up."""
+    status = folder.stat()
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _images_below(path, (*above, here))
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
 
 
 def _is_folder(root: Path) -> bool:
@@ -314,6 +330,8 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
     pixels = select(pixels, order)
     if config.normalise == "weights":
         mean, std = (torch.tensor(trained_input(profile)[name]).view(3, 1, 1) for name in ("mean", "std"))
+    elif not len(parts[0]) and config.normalise != "imagenet":
+        raise ValueError(f"{len(order)} images of {len(classes)} classes leave none to train on: put three at least of each class into {profile.data_root}")
     else:
         mean, std = statistics(select(pixels, slice(len(parts[0]))), config.size, config.normalise)
     tensors = {"labels": labels[order], "mean": mean, "std": std, **{name: tensor[order] for name, tensor in own.items()}}

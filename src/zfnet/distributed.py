@@ -112,13 +112,7 @@ def artefact(path: Path, key: str, build: Callable[[], tuple[provenance.Tensors,
     if share()[1] == 1:
         return provenance.artefact(path, key, build)
 
-    def found():
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            if provenance.read_meta(path).get("key") == key:
-                return provenance.load_tensors(path)
-        return None
-
-    kept = from_first(found)
+    kept = from_first(lambda: provenance.found(path, key))
     if kept is None:
         tensors, meta = build()
         kept = tensors, {**meta, "key": key}

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "PPM", "GIF", "TIFF")  # whatever the name says; PostScript, say, would start another program
 
 
 class Files:
@@ -52,8 +53,8 @@ class Files:
             name = self.entries[index][0]
             try:
                 row.copy_(read_image(self.root / name, self.side))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                broken[index] = f"{name} ({error})"
+            except Exception as error:  # decoders raise nearly everything
+                broken[index] = f"{name} ({' '.join(str(error).split())[:200] or type(error).__name__})"
         return pixels, broken
 
     def select(self, where: torch.Tensor | slice) -> Files:
@@ -67,10 +68,24 @@ def select(pixels: torch.Tensor | Files, where: torch.Tensor | slice) -> torch.T
 
 
 def read_image(path: Path, side: int) -> torch.Tensor:
-    """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`, centre crop. Raises OSError if unreadable."""
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image).convert("RGB")
+    """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`, centre crop.
+
+    Raises what the decoders raise if it is unreadable, and ValueError for pixels of which nobody knows which value is white.
+    """
+    Image.init()  # knows its formats only then
+    with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+        image = _rgb(ImageOps.exif_transpose(image), image.format)
         return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image, kind: str) -> Image.Image:
+    """The image in RGB; grey of 16 bits is scaled to 8, where PIL would clip it. What an alpha channel hides is shown."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+        image = Image.fromarray(grey.astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, 32 bits, have no known white: save it with 8 or 16 bits")
+    return image.convert("RGB")
 
 
 class _Reader(torch.utils.data.Dataset):
@@ -91,7 +106,12 @@ def _ahead(read, parts: Sequence[torch.Tensor]) -> Iterator:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))) if len(parts) > 4 else 0
     own = torch.Generator()  # or the loader would draw from the global one, and dropout would differ from a run in memory
-    return iter(torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own))
+    try:
+        yield from torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own)
+    except RuntimeError as error:
+        if "worker" not in str(error):
+            raise
+        raise OSError("a process that decodes images was killed: most likely memory, or /dev/shm, ran out. The same command goes on") from error
 
 
 def read_ahead(pixels: torch.Tensor | Files, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

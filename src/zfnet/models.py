@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from . import provenance
@@ -143,6 +142,8 @@ def from_pytorchcv(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     weights = [key.removesuffix(".weight") for key in state if key.endswith(".weight")]
     if len(weights) != len(names):
         raise ValueError(f"not a pytorchcv zfnet: {len(weights)} weights instead of {len(names)}: {', '.join(weights)}")
+    if missing := [f"{old}.bias" for old in weights if f"{old}.bias" not in state]:
+        raise ValueError(f"not a pytorchcv zfnet: missing {', '.join(missing)}")
     return {f"{new}.{kind}": state[f"{old}.{kind}"] for new, old in zip(names, weights, strict=True) for kind in ("weight", "bias")}
 
 
@@ -155,14 +156,21 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: train first (`make train PROFILE=…`), or set `weights:` in the profile")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = provenance.load_tensors(path)[0] if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as weights ({type(error).__name__}): expected a state dict, safetensors or .pth") from None
+        if "checksum" in str(error):
+            raise
+        reason = str(error).partition(" file (")[2].partition("): delete")[0] or type(error).__name__
+        raise ValueError(f"{path} cannot be read as weights ({reason}): expected a state dict, safetensors or .pth") from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in state.items()):
         raise ValueError(f"{path} holds no state dict of tensors")
     for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{path}: {name} is not a plain tensor with all its values: save the state dict of a net")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: {name} has values that are not finite; the training diverged or the file is damaged")
     return state
@@ -173,6 +181,8 @@ def put_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
+    problems += [f"{name} holds {state[name].dtype}, expected {own[name].dtype}"
+                 for name in own if name in state and state[name].is_floating_point() != own[name].is_floating_point()]  # fmt: skip
     problems += [f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
                  for name in own if name in state and state[name].shape != own[name].shape]  # fmt: skip
     if problems:
@@ -216,7 +226,7 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
         biases = [name for name in state if name.startswith("classifier.") and name.endswith(".bias")]
         if not biases:
             raise ValueError(f"{path or profile.weights_file} has no classifier; expected the weights of a whole {config.name}")
-        num_classes = len(state[max(biases)])
+        num_classes = state[max(biases)].numel()
     return put_weights(build_model(profile, num_classes), state, str(path or profile.weights_file)).eval()
 
 
@@ -224,6 +234,8 @@ def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
     """What the net's outputs are called: the data's classes where it was trained on them, those in the header of a weights file, else ImageNet's."""
     path = profile.given_weights
     if path and path.suffix == ".safetensors" and (names := provenance.read_meta(path).get("classes")):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"{path}: its header says {str(names)[:100]!r} of its classes; expected their names: fetch it again")
         return tuple(names)
     if profile.training is not None or len(classes) == 1000:
         return tuple(classes)

@@ -9,6 +9,7 @@ runs on the maps put together. The numbers are those of the full pass. Where the
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from .windows import Stage, assemble, cut, forward_window, reach, windows_pay
 
 CHUNK = 128  # positions at once: more is no faster
 OVERHEAD = 1.1  # of a multiply-add on windows, measured on ZFNet at 96, 128 and 224 px
+LIVE_OVERHEAD = 1.5  # of a multiply-add on a single window, measured at 128 and 224 px on one core
 HEAD = 512  # positions that share one pass of the classifier
 
 
@@ -67,9 +69,9 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
 
     `fill`: the square's value in units of the network's input, a number or a tensor that broadcasts to (3, H, W); 0 is the mean colour of the training
     data. `layer` and `channel` choose the map that panel (b) follows: by default the paper's layer 5 (the last there is in a shallower net) and the map
-    with the largest total activity on the clean image. `batch_size`: how many positions at once, by default what fits into a quarter of the free memory,
-    128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it to the cost.
-    Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
+    with the largest total activity on the clean image. `batch_size`: how many positions at once, by default what fits into a quarter of the free memory
+    (on the CPU half a GiB at most), 128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it
+    to the cost. Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
     """
     if image.ndim != 3:
         raise ValueError(f"image: expected (3, rows, columns), got {tuple(image.shape)}; `occlude_all` takes a batch")
@@ -127,6 +129,99 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
                      float(logits[0].softmax(0)[target]), int(logits[0].argmax()), float(totals[channel]))  # fmt: skip
 
 
+class LiveOcclusion:
+    """The square at one position at a time, for an answer while somebody drags it: the clean image's maps are kept, so that only what the square can reach
+    is computed, where that costs less than the full pass.
+
+        live = LiveOcclusion(model, image)              # follows the strongest map of the paper's layer 5, as `occlude` does
+        logits, maps = live.at(40, 24, size=32)         # (classes,), and the followed map (h, w), both on the CPU
+
+    image (3, H, W), `fill`, `layer` and `channel` as for `occlude`. `clean_logits` and `clean_map`: without the square.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: nn.Module, image: torch.Tensor, fill: float | torch.Tensor = 0.0, layer: str | None = None, channel: int | None = None):
+        self.model, self.image = model, image.to(next(model.parameters()))
+        self.fill = torch.as_tensor(fill, dtype=self.image.dtype, device=self.image.device).expand_as(self.image)
+        # one image at a time spends much of its time on bringing the weights into the maps' layout: done once
+        self.features = copy.deepcopy(model.features).to(memory_format=torch.channels_last)
+        self._maps = _clean_maps(self.features, self.image)
+        self.clean_logits = self._logits(self._maps[-1])
+        self.follow(layer, channel)
+
+    def follow(self, layer: str | None = None, channel: int | None = None) -> None:
+        """Follow another map from now on; ValueError for one that the net does not have."""
+        names, layers = [name for name, _ in self.model.features.named_children()], paper_layers(self.model.features)
+        self.layer = layer or layers.get(5) or layers[max(layers)]
+        if self.layer not in names:
+            raise ValueError(f"no layer {self.layer!r}: choose one of {', '.join(names)}")
+        self._number = names.index(self.layer)
+        maps = self._maps[self._number + 1][0]
+        self.channel = int(maps.sum((1, 2)).argmax()) if channel is None else channel
+        if not 0 <= self.channel < len(maps):
+            raise ValueError(f"channel {self.channel} is not in {self.layer}, which has channels 0 to {len(maps) - 1}")
+        self.clean_map = maps[self.channel].cpu()
+
+    @torch.no_grad()
+    def at(self, top: int, left: int, size: int, incremental: bool | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (classes,) and the followed map (h, w) with the square's corner at pixel (top, left); ValueError where it does not lie in the image.
+
+        `incremental`: True or False settles how; None leaves it to the cost.
+        """
+        height, width = self.image.shape[-2:]
+        if size < 1 or not (0 <= top <= height - size and 0 <= left <= width - size):
+            raise ValueError(f"a square of {size} pixels at ({top}, {left}) does not lie in the image of {height} x {width} pixels")
+        corner = torch.tensor([[top, left]])
+        stages = reach(self.features, (height, width), corner, (size, size)) if incremental is not False and _known(self.features) else None
+        if incremental is None:
+            sizes = [(stage.size, stage.map_size) for stage in stages or ()]
+            incremental = bool(sizes) and windows_pay(list(self.features), *zip(*sizes, strict=True), LIVE_OVERHEAD)
+        elif incremental and stages is None:
+            check_supported(self.features)
+        if incremental:
+            maps, chosen = self._changed(stages, corner, size)
+        else:
+            maps, chosen = _whole(self.features, self._maps, self.image, corner, size, self.fill, self._number, self.channel)
+            chosen = chosen[0]
+        return self._logits(maps), chosen.cpu()
+
+    def _changed(self, stages: list[Stage], corner: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`_incremental` for one position: slices instead of a gather, which would read the clean maps whole."""
+        have = tuple(corner[0].tolist())
+        changed = _laid(self.fill[None], (), have, (size, size), 0.0)
+        for number, stage in enumerate(stages):
+            module, start = stage.module, tuple(stage.start[0].tolist())
+            if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+                kernel, step, pad, dilation = (pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding", "dilation"))
+                seen = tuple((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(stage.size, step, dilation, kernel, strict=True))
+                want = tuple(first * s - p for first, s, p in zip(start, step, pad, strict=True))
+                outside = 0.0 if isinstance(module, nn.Conv2d) else float("-inf")
+                window = _laid(self._maps[number], ((changed, have),), want, seen, outside)
+                changed, have = forward_window(module, window), start
+            else:
+                changed = forward_layer(module, changed, inplace=True)
+            if number == self._number:
+                one = slice(self.channel, self.channel + 1)
+                chosen = _laid(self._maps[number + 1][:, one], ((changed[:, one], have),), (0, 0), stage.map_size, 0.0)[0, 0]
+        return _laid(self._maps[-1], ((changed, have),), (0, 0), stage.map_size, 0.0), chosen
+
+    def _logits(self, maps: torch.Tensor) -> torch.Tensor:
+        with evaluating(self.model):
+            return self.model.classifier(torch.flatten(self.model.avgpool(maps), 1))[0].cpu()
+
+
+def _laid(clean: torch.Tensor, changes, want: tuple[int, int], size: tuple[int, int], outside: float) -> torch.Tensor:
+    """A window (1, C, *size) from row and column `want` on of a map (1, C, H, W), with changes, each with where it lies in the map, laid over it."""
+    window = clean.new_empty(1, clean.shape[1], *size).contiguous(memory_format=torch.channels_last).fill_(outside)
+    for maps, have in ((clean, (0, 0)), *changes):
+        first = [max(h, w) for h, w in zip(have, want, strict=True)]
+        last = [min(h + n, w + m) for h, n, w, m in zip(have, maps.shape[-2:], want, size, strict=True)]
+        if all(a < b for a, b in zip(first, last, strict=True)):
+            here, there = ([slice(a - o, b - o) for a, b, o in zip(first, last, origin, strict=True)] for origin in (have, want))
+            window[:, :, *there] = maps[:, :, *here]
+    return window
+
+
 def occlude_all(model: nn.Module, images: torch.Tensor, targets: Sequence[int] | torch.Tensor, size: int, stride: int, **options) -> list[Occlusion]:
     """`occlude` for every image of a batch (N, 3, H, W) and its target (N,), with progress on a terminal."""
     if len(images) != len(targets):
@@ -152,7 +247,7 @@ def _clean_maps(features: nn.Sequential, image: torch.Tensor) -> list[torch.Tens
 
 
 def _chunk(features: nn.Sequential, clean: list[torch.Tensor], stages: list[Stage] | None) -> int:
-    """How many positions at once: 128, or fewer where they would fill more than a quarter of the free memory."""
+    """How many positions at once: 128, or fewer where they would fill more than a quarter of the free memory, on the CPU more than half a GiB."""
     sizes = [stage.size for stage in stages] if stages else [maps.shape[-2:] for maps in clean[1:]]
     widest = max(maps.shape[1] * rows * cols for maps, (rows, cols) in zip(clean[1:], sizes, strict=True))
     each = 6 * widest * clean[0].element_size()  # a layer's input, its copy with the changes, its output
@@ -160,7 +255,7 @@ def _chunk(features: nn.Sequential, clean: list[torch.Tensor], stages: list[Stag
         free = torch.cuda.mem_get_info(clean[0].device)[0]
     else:
         known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})  # Linux; elsewhere a GiB is taken for free
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**30
+        free = min(2**31, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) if known else 2**30  # more is no faster, and a container may have less
     return max(1, min(CHUNK, int(free / 4 / each)))
 
 

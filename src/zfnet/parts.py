@@ -17,10 +17,9 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-import yaml
 
 from .data import Data, Images
-from .profiles import ROOT, Profile
+from .profiles import ROOT, Profile, read_yaml
 
 OBJECT = "object"  # the name, in the file, of what is no part but holds them
 
@@ -71,10 +70,7 @@ def _from_file(profile: Profile, data: Data) -> Parts:
     where = f"correspondence.boxes {profile.correspondence.boxes}"
     if not path.is_file():
         raise FileNotFoundError(f"{where}: there is no such file; the format stands in src/zfnet/parts.py")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is not plain YAML: {error}") from None
+    content = read_yaml(path, where)
     if not isinstance(content, dict) or not content or not all(isinstance(boxes, dict) and boxes.keys() - {OBJECT} for boxes in content.values()):
         raise TypeError(f"{where}: expected images, each with its parts: `dogs/rex.jpg: {{nose: [top, left, bottom, right]}}`")
     names = tuple(name for name in next(iter(content.values())) if name != OBJECT)

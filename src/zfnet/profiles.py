@@ -8,10 +8,13 @@ The root of the project is the folder that holds `profiles/`: this checkout, or 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,6 +31,7 @@ def _root() -> Path:
 
 
 ROOT = _root()
+LARGEST = 10**9  # no whole number in a profile is larger
 NOTEBOOKS = (
     "00_transposed_convolution", "01_train", "02_layer1_top9", "03_layer2_top9", "04_layer3_top9", "05_layer4_top9", "06_layer5_top9",
     "07_top1_channel", "08_occlusion", "09_filters", "10_feature_maps", "11_evolution", "12_invariance", "13_correspondence",
@@ -263,25 +267,62 @@ def load_profile(name: str | os.PathLike) -> Profile:
         guess = get_close_matches(str(name), known, n=1)
         hint = f" Did you mean {guess[0]!r}?" if guess else ""
         raise FileNotFoundError(f"no profile {str(name)!r}.{hint} Profiles: {', '.join(known)}; or give the path of a .yaml file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not plain YAML: {error}") from None
+    content = read_yaml(path, path.name)
     if not isinstance(content, dict):
         raise TypeError(f"{path.name}: expected keys and values, got {type(content).__name__}")
     return _validated(_read(Profile, {"name": path.stem, **content}, path.name), path.name)
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML without aliases, a few lines of which can stand for gigabytes, and without a key that stands twice."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} has an alias (*{self.peek_event().anchor}): write the value out")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
+                raise yaml.YAMLError(f"{_shown(key)} stands there twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, where: str):
+    """The content of a YAML file; no tag in it runs code. `where` names it in the ValueError for what is not plain YAML, or larger than 1 MB."""
+    if path.stat().st_size > 10**6:
+        raise ValueError(f"{where} has {path.stat().st_size:,} bytes: expected a short file of keys and values")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Plain)
+    except OSError:
+        raise
+    except RecursionError:
+        raise ValueError(f"{where} is not plain YAML: it is nested too deeply") from None
+    except Exception as error:  # PyYAML lets ValueError, KeyError and AttributeError through, too
+        raise ValueError(f"{where} is not plain YAML: {' '.join(str(error).split())[:300]}") from None
+
+
+def _shown(value) -> str:
+    """What a message says of a value: its repr, cut short."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def _read(kind, content, where: str):
     """Build dataclass `kind` from a mapping, naming any key that does not belong and any value of the wrong type."""
     if not isinstance(content, dict):
-        raise TypeError(f"{where}: expected keys and values, got {content!r}")
+        raise TypeError(f"{where}: expected keys and values, got {_shown(content)}")
     hints = typing.get_type_hints(kind)
     for key in content:
         if key not in hints:
-            guess = get_close_matches(str(key), hints, n=1)
-            hint = f"; did you mean {guess[0]!r}?" if guess else ""
-            raise ValueError(f"{where}: unknown key {key!r}{hint} Known keys: {', '.join(hints)}")
+            guess = get_close_matches(_shown(key)[:50].strip("'"), hints, n=1)
+            hint = f"; did you mean {guess[0]!r}?" if guess else "."
+            raise ValueError(f"{where}: unknown key {_shown(key)}{hint} Known keys: {', '.join(hints)}")
     missing = [f.name for f in dataclasses.fields(kind)
                if f.name not in content and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]  # fmt: skip
     if missing:
@@ -298,26 +339,46 @@ def _convert(hint, value, where: str):
         return _read(hint, value, where)
     if typing.get_origin(hint) is typing.Literal:
         if value not in typing.get_args(hint):
-            raise ValueError(f"{where} = {value!r}: choose one of {', '.join(map(str, typing.get_args(hint)))}")
+            raise ValueError(f"{where} = {_shown(value)}: choose one of {', '.join(map(str, typing.get_args(hint)))}")
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
-            raise TypeError(f"{where} = {value!r}: expected a list")
+            raise TypeError(f"{where} = {_shown(value)}: expected a list")
         return tuple(_convert(typing.get_args(hint)[0], item, where) for item in value)
+    if type(value) is int and abs(value) > LARGEST:
+        raise ValueError(f"{where} = {_shown(value)}: at most {LARGEST:,}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
-        raise TypeError(f"{where} = {value!r}: expected {hint.__name__}, got {type(value).__name__}")
+        raise TypeError(f"{where} = {_shown(value)}: expected {hint.__name__}, got {type(value).__name__}{_number(value)}")
     return value
+
+
+def _number(value) -> str:
+    """The cure for 1e-3, which YAML takes for text."""
+    with contextlib.suppress(TypeError, ValueError):
+        return f"; write {float(value)}" if isinstance(value, str) and "e" in value.lower() else ""
+    return ""
+
+
+def _floats(config, where: str = "") -> Iterator[tuple[str, float]]:
+    """All numbers with a fraction in a profile, and where they stand."""
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            yield from _floats(value, f"{where}{name}.")
+        elif isinstance(value, float):
+            yield f"{where}{name}", value
 
 
 def _validated(profile: Profile, where: str) -> Profile:
     data, model, training = profile.data, profile.model, profile.training
+    if not profile.name.strip(". ") or set(profile.name) & set("/\\\0\n"):
+        raise ValueError(f"{where}: name = {_shown(profile.name)}: it names a folder in runs/ and in Figures/, so leave it out or choose a plain one")
     positive = {"data.resize": data.resize, "data.size": data.size, "data.count": data.count, "data.gain": data.gain, "data.memory": data.memory,
                 "occlusion.size": profile.occlusion.size, "occlusion.stride": profile.occlusion.stride,
                 "data.train_per_class": data.train_per_class, "data.test_per_class": data.test_per_class,
                 "correspondence.size": profile.correspondence.size, "probes.draws": profile.probes.draws,
-                "probes.features": profile.probes.features}  # fmt: skip
+                "probes.features": profile.probes.features, "model.conv1_scale": model.conv1_scale}  # fmt: skip
     positive |= {f"evolution.{name}": value for name, value in dataclasses.asdict(profile.evolution).items()}
     positive |= {"invariance.images": profile.invariance.images}
     positive |= {f"probes.per_class[{i}]": n for i, n in enumerate(profile.probes.per_class)}
@@ -333,6 +394,17 @@ def _validated(profile: Profile, where: str) -> Profile:
     for name, value in positive.items():
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{where}: {name} = {value}: must be positive")
+    for name, value in _floats(profile):
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{where}: {name} = {value}: must be a number that is not negative")
+    if training and training.momentum >= 1:
+        raise ValueError(f"{where}: training.momentum = {training.momentum}: must be at least 0 and less than 1")
+    if profile.seed < 0:
+        raise ValueError(f"{where}: seed = {profile.seed}: must not be negative")
+    if data.resize > 10_000:
+        raise ValueError(f"{where}: data.resize = {data.resize}: at most 10000 pixels")
+    if model.name in ("zfnet", "alexnet") and (len(model.maps) != 5 or min(model.maps) < 0):
+        raise ValueError(f"{where}: model.maps = {list(model.maps)}: expected the numbers of maps of five layers; 0 leaves a layer out")
     if not 0 <= data.validation < 1:
         raise ValueError(f"{where}: data.validation = {data.validation}: must be at least 0 (none: the last epoch is kept) and less than 1")
     if not 0 < data.test < 1:

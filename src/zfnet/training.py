@@ -14,7 +14,6 @@ import csv
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -156,27 +155,24 @@ def train(profile: Profile, data: Data | None = None, device: torch.device | str
         raise ValueError(f"profile {profile.name!r} has no `training:` section: its weights come from {profile.model.weights or 'their publisher'}")
     data = data or load_data(profile)
     key = weights_key(profile, data)
-    known = distributed.from_first(lambda: _trained(profile, key))
-    if known:
-        return known
+    if meta := distributed.from_first(lambda: _done(profile, key, warn=False)):
+        return meta
     with provenance.locked(profile.weights_file) if distributed.is_first() else contextlib.nullcontext():
+        if meta := distributed.from_first(lambda: _done(profile, key)):  # another run may have trained the net meanwhile
+            return meta
         return _train(profile, data, key, torch.device(device or default_device()), progress and distributed.is_first())
 
 
-def _trained(profile: Profile, key: str) -> dict | None:
-    """The provenance of the weights where they, their history and their snapshots are there and current."""
-    files = (profile.weights_file, *(profile.snapshot_file(part) for part in profile.training.snapshots))
-    if profile.history_file.exists() and all(_key(path) == key for path in files):
-        return provenance.read_meta(profile.weights_file)
-    return None
-
-
-def _key(path: Path) -> str | None:
-    """The key that the file at `path` was made from; None when there is no such file, or it is damaged."""
-    try:
-        return provenance.read_meta(path).get("key")
-    except (FileNotFoundError, ValueError):
+def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
+    """The weights' provenance if the training made from `key` is complete: history, weights and snapshots, all of them whole; None otherwise."""
+    if not profile.history_file.exists():
         return None
+    snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
+    metas = [there and there[1] for there in (provenance.found(path, key, warn) for path in (profile.weights_file, *snapshots))]
+    if not all(metas):
+        return None
+    provenance.remove_state(profile.checkpoint_file, key)  # left by a kill after the last write
+    return metas[0]
 
 
 def _steps(
@@ -217,8 +213,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     scheduler, when = _schedule(optimiser, config, steps)
     snapshots = {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
     state = {"key": key, "epoch": 0, "best": -1.0, "best_epoch": 0, "best_model": None, "history": [], "seconds": 0.0}
-    saved = distributed.from_first(lambda: _checkpoint(profile, key))
-    if saved:
+    if saved := distributed.from_first(lambda: provenance.load_state(profile.checkpoint_file, key, torch.device("cpu"))):
         state = saved
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -256,21 +251,12 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
                   "scheduler": scheduler.state_dict() if scheduler else None,
                   "seconds": state["seconds"] + time.perf_counter() - started}  # fmt: skip
         if share[0] == 0:
-            with provenance.atomic(profile.checkpoint_file) as temporary:
-                torch.save(state, temporary)
+            provenance.save_state(profile.checkpoint_file, state)
         bar.set_postfix_str(f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error {val_error:.1%}")
         if progress and bar.disable:
             print(f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error {errors / seen:6.1%}  val error {val_error:6.1%}", flush=True)
     bar.close()
     return _finish(profile, data, model, state, device)
-
-
-def _checkpoint(profile: Profile, key: str) -> dict | None:
-    """The state after the last finished epoch, on the CPU; None where there is none, or it is of another recipe."""
-    if not profile.checkpoint_file.exists():
-        return None
-    saved = torch.load(profile.checkpoint_file, map_location="cpu", weights_only=True)
-    return saved if saved["key"] == key else None
 
 
 def _evaluate(model: nn.Module, images: Images, crops: int = 1) -> Evaluation:
@@ -309,16 +295,22 @@ def _write(profile: Profile, model: nn.Module, state: dict, meta: dict) -> dict:
         writer.writerow(COLUMNS)
         writer.writerows([f"{x:.6g}" for x in row] for row in state["history"])
     save_weights(profile.weights_file, model, meta)
-    profile.checkpoint_file.unlink(missing_ok=True)
+    provenance.remove_state(profile.checkpoint_file)
     return meta
 
 
 def read_history(profile: Profile) -> list[dict[str, float]]:
-    """One row per epoch with the columns of `COLUMNS`; FileNotFoundError with the cure before training."""
+    """One row per epoch with the columns of `COLUMNS`; FileNotFoundError with the cure before training, ValueError when the file is damaged."""
     if not profile.history_file.is_file():
         raise FileNotFoundError(f"no history at {profile.history_file}: run `make train PROFILE={profile.name}`")
-    with open(profile.history_file, newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open(profile.history_file, newline="", encoding="utf-8") as file:
+            rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+    except (KeyError, TypeError, ValueError, csv.Error):
+        rows = []
+    if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
+        raise ValueError(f"{profile.history_file} is damaged: delete it and run `make train PROFILE={profile.name}`, which trains again")
+    return rows
 
 
 def trained(profile: Profile, data: Data) -> nn.Module:

@@ -40,7 +40,7 @@ def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequenc
         figure.colorbar(row[1].imshow(found.activity, cmap="jet", extent=extent, interpolation="nearest"), ax=row[1], fraction=0.046)
         row[2].imshow(_framed(own))
         figure.colorbar(row[3].imshow(found.probability, cmap="jet", vmin=0, vmax=1, extent=extent, interpolation="nearest"), ax=row[3], fraction=0.046)
-        _label_map(row[4], found, classes, extent)
+        label_map(row[4], found, classes, extent)
         for axis, text in zip(row, names, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{text}: map {found.channel}" if axis in row[1:3] else text, fontsize=9)
@@ -60,7 +60,7 @@ def _framed(projections: torch.Tensor) -> np.ndarray:
     return mosaic(tiles, 2, 2)
 
 
-def _label_map(axis, found: Occlusion, classes: Sequence[str], extent) -> None:
+def label_map(axis, found: Occlusion, classes: Sequence[str], extent) -> None:
     """Panel (e): the most probable class at each position, with the names of the most frequent ones."""
     labels, counts = found.label.unique(return_counts=True)
     labels = labels[counts.argsort(descending=True, stable=True)].tolist()
@@ -68,6 +68,6 @@ def _label_map(axis, found: Occlusion, classes: Sequence[str], extent) -> None:
     codes = torch.zeros_like(found.label)
     for code, label in enumerate(labels):
         codes[found.label == label] = code
-    axis.imshow(codes, cmap=ListedColormap(colours), vmin=-0.5, vmax=len(labels) - 0.5, extent=extent, interpolation="nearest")
+    axis.imshow(codes.numpy(), cmap=ListedColormap(colours), vmin=-0.5, vmax=len(labels) - 0.5, extent=extent, interpolation="nearest")
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:6]]
     axis.legend(handles, [classes[label] for label in labels[:6]], fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, frameon=False)

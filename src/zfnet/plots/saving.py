@@ -54,6 +54,14 @@ def _fewer_colours(picture: Image.Image) -> Image.Image:
     return reduced
 
 
+def write_figure(figure: Figure, path: Path | str) -> Path:
+    """Write a figure to a file of anybody's choice, in the format that its ending names, atomically and at full quality; returns the path."""
+    path = Path(path)
+    with provenance.atomic(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight", pad_inches=0.15)
+    return path
+
+
 def save_table(rows: Sequence[dict[str, object]], profile: Profile, name: str, **made_of) -> Path:
     """Write Figures/<profile>/<name>.csv, its provenance in comment lines above the header; returns its path."""
     path = profile.figures / f"{name}.csv"

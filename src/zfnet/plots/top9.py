@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -48,23 +50,24 @@ def top9_tiles(deconvnet: Deconvnet, images: Images, layer: str, top: TopActivat
 
 
 def top9_figure(projections, patches, channels: torch.Tensor, title: str, columns: int = 4) -> Figure:
-    """Fig. 2: the feature maps' 3x3 projections on the left, the 3x3 image patches that caused them on the right."""
-    tile = projections[0][0].shape[0]
+    """Fig. 2: the feature maps' 3x3 projections on the left, the 3x3 image patches that caused them on the right; of another number than nine, as square a
+    block as they make."""
+    tile, count = projections[0][0].shape[0], len(projections[0])
     sheets = []
     for blocks in (projections, patches):
-        grids = [mosaic(block, 3, max(1, tile // 40)) for block in blocks]
-        blocks_side, gap = grids[0].shape[0], max(3, grids[0].shape[0] // 14)
+        grids = [mosaic(block, math.ceil(math.sqrt(count)), max(1, tile // 40)) for block in blocks]
+        (high, wide), gap = grids[0].shape[:2], max(3, grids[0].shape[1] // 14)
         sheets.append(mosaic(grids, columns, gap))
     shape = sheets[0].shape
     figure, halves = plt.subplots(1, 2, figsize=(12, 12 * 0.5 * shape[0] / shape[1]), gridspec_kw={"wspace": 0.03})
     for axes, sheet, name in zip(halves, sheets, ("projected down to pixels", "image patches"), strict=True):
         axes.imshow(sheet, interpolation="nearest" if tile < 40 else "antialiased")
         for i, channel in enumerate(channels.tolist()):
-            x, y = (n * (blocks_side + gap) for n in (i % columns, i // columns))
+            x, y = i % columns * (wide + gap), i // columns * (high + gap)
             axes.text(x, y - gap * 0.12, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
         axes.set_title(name, fontsize=10, pad=10)
         axes.set_axis_off()
-    return captioned(figure, title, f"Numbers are feature maps; each shows its 9 strongest activations, one per image, best first. {CONTRAST}")
+    return captioned(figure, title, f"Numbers are feature maps; each shows its {count} strongest activations, one per image, best first. {CONTRAST}")
 
 
 def one_image_figure(deconvnet: Deconvnet, images: Images, index: int, layer: str, units: TopUnits, title: str) -> Figure:
