@@ -52,7 +52,8 @@ def ablation_figure(errors: dict[str, torch.Tensor], title: str, note: str = "",
     seeds = len(next(iter(errors.values())))
     handles, names = axes[0].get_legend_handles_labels()
     axes[0].legend([handles[names.index(name)] for name in ("here", "paper")], ["here", "paper"], loc="lower right", fontsize=8, frameon=False)
-    caption = f"Blue: mean and standard deviation over {seeds} seeds, a dot for each. Diamonds: the paper's, ImageNet, one net each."
+    ours = f"mean and standard deviation over {seeds} seeds, a dot for each" if seeds > 1 else "one net each"
+    caption = f"Blue: {ours}. Diamonds: the paper's, ImageNet, one net each."
     return captioned(figure, title, f"{caption} {note}".strip())
 
 
