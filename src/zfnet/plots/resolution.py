@@ -19,7 +19,7 @@ def beside_figure(sheets: Mapping[str, Mapping[int, tuple[list, list, torch.Tens
     sheets: {heading: {layer: (projections, patches, channels)}} as `top9_tiles` gives them.
     """
     layers = list(next(iter(sheets.values())))
-    figure, axes = plt.subplots(len(layers), len(sheets), figsize=(6.2 * len(sheets), 3.3 * len(layers)), squeeze=False,
+    figure, axes = plt.subplots(len(layers), len(sheets), figsize=(4.4 * len(sheets), 2.36 * len(layers)), squeeze=False,
                                 gridspec_kw={"wspace": 0.05, "hspace": 0.12})  # fmt: skip
     for column, (heading, found) in zip(axes.T, sheets.items(), strict=True):
         for axis, layer in zip(column, layers, strict=True):
