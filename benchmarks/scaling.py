@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zfnet import Profile, ZFNet, load_data, paper_layers, profiles, provenance, scan
 from zfnet.distributed import averaged, share, together
-from zfnet.files import Files, _ahead
+from zfnet.files import Files, _ahead, list_images
 from zfnet.training import default_device, forward, train_step
 
 HERE = Path(__file__).resolve().parent
@@ -33,9 +33,7 @@ GPU = {"flops": 50e12, "node": 8, "link": 300e9, "network": 25e9}  # assumed, no
 
 def decoding(profile: Profile) -> float:
     """Images a second that the worker processes decode to 256 px."""
-    from zfnet.data import _listing
-
-    files = Files(profile.data_root, _listing(profile), profile.data.resize)
+    files = Files(profile.data_root, list_images(profile.data_root), profile.data.resize)
     parts = torch.arange(len(files)).split(32)
     ahead = _ahead(files.read, parts)
     next(ahead)  # the workers have started

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from . import photos, provenance, shapes
-from .files import SUFFIXES, Files, read_ahead, read_folder, select
+from .files import SUFFIXES, Files, list_images, read_ahead, read_folder, select
 from .profiles import DataConfig, Profile
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # torchvision's statistics, of pixels in 0..1
@@ -283,25 +283,12 @@ def _listing(profile: Profile) -> list:
         return []
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in profiles/{profile.name}.yaml")
-    found = sorted(_images_below(root))
+    found = list_images(root)
     if source == "caltech101":  # as torchvision has it: 101 categories
-        found = [path for path in found if path.relative_to(root).parts[0] != "BACKGROUND_Google"]
+        found = [entry for entry in found if Path(entry[0]).parts[0] != "BACKGROUND_Google"]
     if not found:
         raise FileNotFoundError(f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}")
-    return [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
-
-
-def _images_below(folder: Path, above: tuple = ()) -> Iterator[Path]:
-    """Image files in a folder and its folders, linked ones too, but no link that leads back up."""
-    status = folder.stat()
-    here = status.st_dev, status.st_ino
-    if here in above:
-        return
-    for path in folder.iterdir():
-        if path.is_dir():
-            yield from _images_below(path, (*above, here))
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
+    return found
 
 
 def _is_folder(root: Path) -> bool:

@@ -16,13 +16,12 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from .data import Images
 from .deconv import Deconvnet
 from .feature_maps import strongest_channels
-from .files import SUFFIXES, Files, read_folder, read_image
+from .files import SUFFIXES, Files, list_images, read_folder, read_image
 from .models import evaluating, paper_layers
 from .nets import Net
 from .windows import receptive_field
@@ -57,9 +56,7 @@ def read_photos(paths: Sequence[str | Path], net: Net) -> Images:
             raise FileNotFoundError(f"no file {path}")
         try:
             pixels.append(read_image(path, net.size))
-        except UnidentifiedImageError:
-            raise ValueError(f"{path} is not an image that can be read") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is not an image that can be read ({error})") from None
     return net.images(torch.stack(pixels), [path.name for path in map(Path, paths)])
 
@@ -72,10 +69,9 @@ def read_photo_folder(folder: str | Path, net: Net, memory: float = 2.0) -> Imag
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is a file; this takes a folder of images" if root.exists() else f"no folder {root}")
-    found = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not found:
+    entries = list_images(root)
+    if not entries:
         raise FileNotFoundError(f"no images in {root}: expected files that end in {', '.join(SUFFIXES)}")
-    entries = [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in found]
     with warnings.catch_warnings(record=True) as caught:
         pixels, _, _, names, _ = read_folder(Files(root, entries, net.size), memory)
     for warning in caught:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -53,8 +54,8 @@ class Files:
             name = self.entries[index][0]
             try:
                 row.copy_(read_image(self.root / name, self.side))
-            except Exception as error:  # decoders raise nearly everything
-                broken[index] = f"{name} ({' '.join(str(error).split())[:200] or type(error).__name__})"
+            except ValueError as error:
+                broken[index] = f"{name} ({error})"
         return pixels, broken
 
     def select(self, where: torch.Tensor | slice) -> Files:
@@ -67,15 +68,18 @@ def select(pixels: torch.Tensor | Files, where: torch.Tensor | slice) -> torch.T
     return pixels.select(where) if isinstance(pixels, Files) else pixels[where]
 
 
-def read_image(path: Path, side: int) -> torch.Tensor:
+def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
     """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`, centre crop.
 
-    Raises what the decoders raise if it is unreadable, and ValueError for pixels of which nobody knows which value is white.
+    Raises ValueError, with the reason in a line, if it is unreadable or nobody knows which value of its pixels is white.
     """
     Image.init()  # knows its formats only then
-    with Image.open(path, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
-        image = _rgb(ImageOps.exif_transpose(image), image.format)
-        return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    try:
+        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+            image = _rgb(ImageOps.exif_transpose(image), image.format)
+            return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    except Exception as error:  # decoders raise nearly everything
+        raise ValueError(" ".join(str(error).split())[:200] or type(error).__name__) from None
 
 
 def _rgb(image: Image.Image, kind: str) -> Image.Image:
@@ -86,6 +90,24 @@ def _rgb(image: Image.Image, kind: str) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}, 32 bits, have no known white: save it with 8 or 16 bits")
     return image.convert("RGB")
+
+
+def list_images(root: Path) -> list[tuple[str, int, int]]:
+    """The image files in a folder and its folders, linked ones too, in the order of their paths: (name, bytes, modification time) as `Files` wants them."""
+    return [(path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(_images_below(root))]
+
+
+def _images_below(folder: Path, above: tuple = ()) -> Iterator[Path]:
+    """Image files in a folder and its folders; no link that leads back up is followed."""
+    status = folder.stat()
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _images_below(path, (*above, here))
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
 
 
 class _Reader(torch.utils.data.Dataset):
