@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import io
 import re
 import shlex
 from pathlib import Path
@@ -472,3 +473,26 @@ def test_photographs_are_turned_as_their_camera_says(here, tmp_path):
     assert torch.equal(read_photos(["turned.png"], net).pixels[0], torch.from_numpy(np.array(picture)).permute(2, 0, 1).flip(1, 2))
     images = read_photo_folder("many", net)
     assert images.names == sorted(images.names) and len(images) == 12
+
+
+def test_a_folder_is_read_through_its_links_and_once_in_circles(here):
+    net = nets.load_net(f"{here}:small", device="cpu")
+    Path("linked").mkdir()
+    for link, to in (("linked/far", "../many"), ("linked/back", "."), ("linked/one.jpg", "../many/" + read_photo_folder("many", net).names[0])):
+        Path(link).symlink_to(to)
+    images = read_photo_folder("linked", net)
+    assert images.names == [*(f"far/{name}" for name in read_photo_folder("many", net).names), "one.jpg"]
+    assert torch.equal(images.pixels[-1], images.pixels[0])
+
+
+def test_a_decoder_that_fails_in_a_way_of_its_own_is_one_line(here):
+    """PIL calls a damaged chunk in the middle of a PNG a SyntaxError."""
+    net = nets.load_net(f"{here}:small", device="cpu")
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)).save(file, "png")
+    png, second = file.getvalue(), file.getvalue().rindex(b"IDAT")
+    Path("odd.png").write_bytes(png[:second] + b"\0\1\2\3" + png[second + 4 :])
+    with pytest.raises(SyntaxError):
+        Image.open("odd.png").load()
+    with pytest.raises(ValueError, match=r"^odd\.png is not an image that can be read \(broken PNG file.*\)$"):
+        read_photos(["odd.png"], net)

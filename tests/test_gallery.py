@@ -9,6 +9,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import urllib.parse
 import zipfile
 from pathlib import Path
@@ -298,11 +300,15 @@ def test_an_interrupted_build_leaves_the_old_site_and_goes_on(copy, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             build_gallery(changed, progress=False)
     assert _tree(copy) == old
+    (work,) = copy.parent.glob(".gallery.*/")
+    killed = "import os, sys; from zfnet import provenance\nwith provenance.atomic(sys.argv[1]) as path: path.write_text('half'); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", killed, str(work / "layer-1" / "0-patches.webp")]).returncode == 9
+    assert len(list(work.rglob(".*.tmp/*"))) == 1
     drawn = []
     monkeypatch.setattr("zfnet.gallery.sprites._draw_map", lambda *_: drawn.append(1))
     assert build_gallery(changed, progress=False)[1] and not drawn
     assert "Another title" in (copy / "index.html").read_text()
-    assert [path.name for path in copy.parent.iterdir() if path.is_dir()] == ["gallery"]
+    assert [path.name for path in copy.parent.iterdir() if path.is_dir()] == ["gallery"] and not list(copy.rglob(".*"))
 
 
 def test_drawing_that_was_cut_short_goes_on(made, copy, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from zfnet import TopActivations, plots, profiles
-from zfnet.plots.saving import LIMIT
+from zfnet.plots.saving import LIMIT, _fewer_colours
 
 
 @pytest.fixture
@@ -52,6 +52,18 @@ def test_a_large_figure_becomes_small_and_keeps_its_colours(profile, report):
     error = np.abs(quarter - 255 * pixels[700 // 8 : 3 * 700 // 8, 700 // 8 : 3 * 700 // 8].mean((0, 1))).max()
     report(f"a picture of {len(again)} bytes in 256 colours: its mean is off by {error:.2f} of 255")
     assert error < 5
+
+
+def test_of_256_colours_each_pixel_has_the_nearest_and_grey_stays_grey():
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(60, 200, (120, 120, 3)).astype(np.uint8)
+    pixels[::2, ::2] = 128  # the zero of a projection, among colours near to it
+    reduced = _fewer_colours(Image.fromarray(pixels))
+    found = np.asarray(reduced.convert("RGB")).astype(int)
+    assert (found[::2, ::2] == 128).all()
+    palette = np.array(reduced.getpalette()).reshape(-1, 3)
+    distance = np.square(pixels.reshape(-1, 1, 3).astype(int) - palette).sum(2)
+    assert len(palette) == 256 and (np.square(found - pixels).sum(2).flatten() == distance.min(1)).all()
 
 
 def test_a_small_figure_keeps_every_colour(profile):

@@ -155,8 +155,8 @@ class Explorer:
         file = self.upload.value[-1]
         try:
             pixels = read_image(io.BytesIO(bytes(file["content"])), self.net.size)
-        except ValueError:
-            raise ValueError(f"{file['name']} is not an image that can be read") from None
+        except ValueError as error:
+            raise ValueError(f"{file['name']} is not an image that can be read ({error})") from None
         self._see_image(pixels, file["name"])
 
     def _strongest_chosen(self) -> None:

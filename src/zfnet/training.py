@@ -110,13 +110,27 @@ def class_accuracy(predictions: torch.Tensor | np.ndarray, labels: torch.Tensor)
     return float(np.mean([right[labels == label].double().mean().item() for label in labels.unique()]))  # rounded as scikit-learn does
 
 
-def _schedule(optimiser: torch.optim.Optimizer, config: TrainingConfig, steps: int):
-    """(scheduler, when it steps: "batch", "epoch" or None). "plateau" stands for the paper's annealing by hand."""
+def _optimiser(model: nn.Module, config: TrainingConfig, steps: int):
+    """(optimiser, scheduler, when it steps: "batch", "epoch" or None) of a run of `steps` steps an epoch. "plateau" is the paper's annealing by hand."""
+    if config.optimiser == "adamw":
+        optimiser = torch.optim.AdamW(model.parameters(), config.lr, (config.momentum, 0.999), weight_decay=config.weight_decay)
+    else:
+        optimiser = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
     if config.schedule == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=config.epochs * steps, cycle_momentum=False), "batch"
+        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=config.epochs * steps, cycle_momentum=False), "batch"
     if config.schedule == "plateau":
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.1, patience=3, threshold=1e-3), "epoch"
-    return None, None
+        return optimiser, torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.1, patience=3, threshold=1e-3), "epoch"
+    return optimiser, None, None
+
+
+def _due(config: TrainingConfig, steps: int) -> dict[int, int]:
+    """Snapshot n, in 64ths of the run, and the step after which it is taken."""
+    return {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
+
+
+def _improved(val: Evaluation | None, best: float | None) -> bool:
+    """Whether an epoch is the one to keep: the latest of the best on the validation split, the last one where there is none."""
+    return val is None or val.accuracy >= best
 
 
 def examples(evaluation: Evaluation, labels: torch.Tensor | None, count: int, seed: int = 0) -> torch.Tensor:
@@ -139,7 +153,7 @@ def examples(evaluation: Evaluation, labels: torch.Tensor | None, count: int, se
 def weights_key(profile: Profile, data: Data) -> str:
     """What trained weights are made from: data, net, recipe, seed and the code of all three."""
     code = provenance.code_version(
-        "training:renormalise,forward,train_step,evaluate,_schedule,_steps", "models:_ZFNET,_ALEXNET,_POOLED,_Net,ZFNet,AlexNet,build_model",
+        "training:renormalise,forward,train_step,evaluate,_optimiser,_steps,_due,_improved", "models:_ZFNET,_ALEXNET,_POOLED,_Net,ZFNet,AlexNet,build_model",
         "data:Images,crops,random_crops,resized_crops,ten_crop",
     )  # fmt: skip
     return provenance.key_of(data.train.fingerprint, data.val.fingerprint, profile.model, profile.training, profile.seed, code)
@@ -205,13 +219,9 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     if batch % share[1]:
         raise ValueError(f"a batch of {batch} images cannot be shared by {share[1]} processes alike: choose a number that divides it")
     model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
-    if config.optimiser == "adamw":
-        optimiser = torch.optim.AdamW(model.parameters(), config.lr, (config.momentum, 0.999), weight_decay=config.weight_decay)
-    else:
-        optimiser = torch.optim.SGD(model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
     steps = max(1, len(data.train) // config.batch_size)
-    scheduler, when = _schedule(optimiser, config, steps)
-    snapshots = {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
+    optimiser, scheduler, when = _optimiser(model, config, steps)
+    snapshots = _due(config, steps)
     state = {"key": key, "epoch": 0, "best": -1.0, "best_epoch": 0, "best_model": None, "history": [], "seconds": 0.0}
     if saved := distributed.from_first(lambda: provenance.load_state(profile.checkpoint_file, key, torch.device("cpu"))):
         state = saved
@@ -242,7 +252,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         lr = optimiser.param_groups[0]["lr"]
         if when == "epoch":
             scheduler.step(val_loss)
-        if val is None or val.accuracy >= state["best"]:
+        if _improved(val, state["best"]):
             best_model = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
             state |= {"best": val.accuracy if val else None, "best_epoch": epoch, "best_model": best_model}
         row = (epoch, lr, loss / seen, errors / seen, val_loss, val_error)

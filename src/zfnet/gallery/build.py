@@ -95,8 +95,8 @@ def begin(target: Path, pictures: str) -> Path:
         if other.is_dir() and other != work:
             shutil.rmtree(other)
     work.mkdir(parents=True, exist_ok=True)
-    for half in work.rglob(".*.tmp"):
-        half.unlink()
+    for half in work.rglob(".*.tmp"):  # what `atomic` left when it was killed
+        shutil.rmtree(half)
     if _state(target).get("pictures") == pictures:
         for path in (*target.glob("layer-*/*"), *target.glob("images/*")):
             new = work / path.relative_to(target)

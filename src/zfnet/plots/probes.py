@@ -52,7 +52,8 @@ def probes_figure(found: Probes, classes: int, title: str, own_accuracy: float |
         axis.grid(axis="y", color="0.92")
         axis.spines[["top", "right"]].set_visible(False)
     draws = next(iter(found.accuracy.values())).shape[1]
-    caption = (f"Here: mean and standard deviation over {draws} draws of the training images; {found.n_test} test images; C chosen on "
+    over = f"mean and standard deviation over {draws} draws" if draws > 1 else "one draw"
+    caption = (f"Here: {over} of the training images; {found.n_test} test images; C chosen on "
                f"{found.n_val} validation images. Features per layer: {', '.join(map(str, found.dimensions.values()))} (maps averaged over a grid). "
                "The paper's Table 7 has no layer 6 and one number of training images.")  # fmt: skip
     return captioned(figure, title, caption)

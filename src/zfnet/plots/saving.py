@@ -40,17 +40,21 @@ def save_figure(figure: Figure, profile: Profile, name: str) -> Path:
 
 
 def _fewer_colours(picture: Image.Image) -> Image.Image:
-    """The picture in 256 colours: 200 are means of its common ones, 48 cover its rare ones, 8 are pure, for lines and letters."""
-    common = picture.quantize(200, kmeans=2).getpalette()[: 3 * 200]
-    rare = picture.quantize(48, method=Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 48]
-    pure = [255 * (n >> channel & 1) for n in range(8) for channel in range(3)]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette(common + rare + pure)
-    indices, pixels = np.array(picture.quantize(palette=palette, dither=Image.Dither.NONE)), np.asarray(picture)
-    for n in range(8):  # Pillow looks for colours nearly enough; white paper has to be white
-        indices[(pixels == pure[3 * n : 3 * n + 3]).all(2)] = 248 + n
-    reduced = Image.fromarray(indices)
-    reduced.putpalette(common + rare + pure)
+    """The picture in 256 colours, each pixel in the nearest: the pure ones and the 16 most frequent are exact, 40 cover its rare ones, the rest its common ones.
+
+    Exact are so the lines and letters, the white paper and the grey that stands for zero.
+    """
+    packed = (np.asarray(picture).astype(np.int64) << (16, 8, 0)).sum(2)
+    colours, which, counts = np.unique(packed, return_inverse=True, return_counts=True)
+    colours = torch.from_numpy(colours[:, None] >> np.array([16, 8, 0]) & 255).float()
+    pure = torch.cartesian_prod(*3 * (torch.tensor([0.0, 255.0]),))
+    frequent = colours[torch.from_numpy(counts.argsort(kind="stable")[::-1][:16].copy())]
+    rare, common = (torch.tensor(part.getpalette(), dtype=torch.float32).view(-1, 3)
+                    for part in (picture.quantize(40, method=Image.Quantize.MAXCOVERAGE), picture.quantize(192, kmeans=2)))  # fmt: skip
+    palette = torch.cat([pure, frequent, rare[:40], common[:192]])
+    nearest = torch.cat([(palette.square().sum(1) - 2 * part @ palette.T).argmin(1) for part in colours.split(1 << 16)])  # whole numbers: exact
+    reduced = Image.fromarray(nearest.numpy().astype(np.uint8)[which].reshape(packed.shape))
+    reduced.putpalette(palette.to(torch.uint8).flatten().tolist())
     return reduced
 
 

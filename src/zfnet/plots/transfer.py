@@ -36,7 +36,8 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> Figure:
     _images(axes[1], tuple(CALTECH256))
     axes[1].set_xlim(13, 100)
     draws = next(iter(curve.accuracy.values())).shape[1]
-    caption = f"Mean and standard deviation over {draws} draws of the training images; colours alike on both sides."
+    over = f"Mean and standard deviation over {draws} draws" if draws > 1 else "One draw"
+    caption = f"{over} of the training images; colours alike on both sides."
     return captioned(figure, title, f"{caption} {note}".strip())
 
 
