@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from zfnet import Deconvnet, Images, scan
-from zfnet.resolution import compare, fine, fine_shares, inputs, reduced, reduced_images
+from zfnet import Deconvnet, Images, TopActivations, plots, scan
+from zfnet.resolution import compare, fine, fine_shares, in_all, inputs, reduced, reduced_images
 
 
 def noise(n: int = 6, side: int = 48) -> torch.Tensor:
@@ -85,3 +85,12 @@ def test_the_energy_beyond_32_pixels_is_that_of_a_grating(cycles, share):
     of_images, of_projections = fine_shares(net, images, "1", top, torch.tensor([0]))
     assert of_images == pytest.approx(share, abs=0.05)
     assert 0.8 < of_projections < 0.95  # a single pixel has all frequencies: the share of those beyond, 1 - (32 / 96)^2 = 0.89
+
+
+def test_maps_are_drawn_among_those_that_fire_everywhere():
+    places = torch.zeros(4, 2, dtype=torch.long)
+    one, other = (TopActivations(torch.tensor(value), places, places, places)
+                  for value in ([[2.0, 1.0], [3.0, 0.0], [4.0, 3.0], [5.0, 2.0]], [[9.0, 8.0], [9.0, 9.0], [1.0, 0.0], [4.0, 4.0]]))  # fmt: skip
+    assert in_all([one, other]).value.tolist() == [[2, 1], [3, 0], [1, 0], [4, 2]]
+    assert plots.random_maps(in_all([one, other]), 2, 0).tolist() == [0, 3]
+    assert in_all([one]).value.equal(one.value)

@@ -25,8 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     give = verbs.add_parser("export", help="write the trained net to one small file that other profiles can read")
     give.add_argument("profile", help="a name in profiles/, or a .yaml file")
     give.add_argument("target", help="the .safetensors file to write")
-    text = "write the README's results anew from the tables in Figures/"
+    text = "write the README's tables anew, from Figures/, the notebooks and their times"
     verbs.add_parser("results", help=text, description=text)
+    text = "keep what the profile's notebooks took in the last `make figures`, for the README: benchmarks/notebooks.json"
+    verbs.add_parser("times", help=text, description=text).add_argument("profile", help="a name in profiles/, or a .yaml file")
     clean = verbs.add_parser("clean", help="strip an executed notebook for committing")
     clean.add_argument("source", help="executed notebook")
     clean.add_argument("target", nargs="?", help="where the cleaned one goes; in place when left out")
@@ -67,6 +69,10 @@ def _do(arguments: argparse.Namespace) -> None:
     profile = load_profile(arguments.profile)
     if arguments.verb == "notebooks":
         print("\n".join(profile.notebooks))
+    elif arguments.verb == "times":
+        from .contents import record_times
+
+        print(f"{profile.name}: {sum(record_times(profile).values()) / 60:.0f} minutes for {len(profile.notebooks)} notebooks")
     elif arguments.verb == "export":
         _export(profile, arguments.target)
     elif arguments.verb == "gallery":

@@ -8,6 +8,7 @@ the units that were strongest on the whole image are asked what they see now.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -81,6 +82,11 @@ def compare(features: nn.Sequential, images: Images, indices: torch.Tensor, side
 def _values(deconvnet: Deconvnet, batch: torch.Tensor, layer: str, channel: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     maps = deconvnet.activations(batch, layer)
     return maps[torch.arange(len(maps)), channel, position[:, 0], position[:, 1]].cpu()
+
+
+def in_all(found: Sequence[TopActivations]) -> TopActivations:
+    """The first of one layer's scans of several data sets, with the smallest value of all at each place: what fires in it fires in all of them."""
+    return dataclasses.replace(found[0], value=torch.stack([top.value for top in found]).amin(0))
 
 
 def fine_shares(features: nn.Sequential, images: Images, layer: str, top: TopActivations, channels: torch.Tensor) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from . import ablation, correspondence, probes, transfer
+from . import ablation, contents, correspondence, probes, transfer
 from .profiles import ROOT, load_profile, profile_names
 
 MARKS = "<!-- results: begin -->", "<!-- results: end -->"
@@ -121,12 +121,13 @@ def report(figures: Path = ROOT / "Figures") -> str:
 
 
 def write(readme: Path = ROOT / "README.md") -> bool:
-    """Put the report between the marks of the README; whether that changed it. ValueError where the marks are missing."""
-    text = readme.read_text(encoding="utf-8")
-    if any(text.count(mark) != 1 for mark in MARKS):
-        raise ValueError(f"{readme}: expected the lines {MARKS[0]} and {MARKS[1]}, once each, around the results")
-    before, rest = text.split(MARKS[0])
-    new = f"{before}{MARKS[0]}\n{report()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}"
+    """Put the table of notebooks and the results between their marks of the README; whether that changed it. ValueError where the marks are missing."""
+    text = new = readme.read_text(encoding="utf-8")
+    for (begin, end), section in ((contents.MARKS, contents.report), (MARKS, report)):
+        if (new.count(begin), new.count(end)) != (1, 1):
+            raise ValueError(f"{readme}: expected the lines {begin} and {end}, once each, around what is written there")
+        before, rest = new.split(begin)
+        new = f"{before}{begin}\n{section()}\n{end}{rest.split(end)[1]}"
     if new != text:
         readme.write_text(new, encoding="utf-8")
     return new != text

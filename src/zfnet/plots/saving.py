@@ -40,7 +40,7 @@ def save_figure(figure: Figure, profile: Profile, name: str) -> Path:
 
 
 def _fewer_colours(picture: Image.Image) -> Image.Image:
-    """The picture in 256 colours, each pixel in the nearest: the pure ones and the 16 most frequent are exact, 40 cover its rare ones, the rest its common ones.
+    """The picture in 256 colours, each pixel in the nearest: pure ones and the 16 most frequent are exact, 40 cover its rare ones, the rest common ones.
 
     Exact are so the lines and letters, the white paper and the grey that stands for zero.
     """

@@ -1,0 +1,74 @@
+"""The README's table of notebooks, read from the notebooks, from Figures/ and from what their last runs took.
+
+    python -m zfnet times demo     # after `make figures`: benchmarks/notebooks.json
+    python -m zfnet results        # writes the README's tables anew
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+
+from . import provenance
+from .profiles import NOTEBOOKS, ROOT, Profile
+
+MARKS = "<!-- notebooks: begin -->", "<!-- notebooks: end -->"
+TIMES = ROOT / "benchmarks" / "notebooks.json"
+PICTURES = ("caltech101", "demo")  # the profile whose figure stands for a notebook: the first that has it
+
+
+def heading(notebook: Path) -> tuple[str, str]:
+    """A notebook's title and what of the paper it shows, from its first cell: ("Training ZFNet", "section 3"). ValueError where that does not say so."""
+    text = nbformat.read(notebook, as_version=4).cells[0].source
+    title, source = re.match(r"# (.+)\n", text), re.search(r"\*\*(?:Zeiler & Fergus, )?(.+?)\.\*\*", text)
+    if not title or not source:
+        raise ValueError(f"{notebook}: expected a first cell of the form '# Title', then '**Zeiler & Fergus, section 4 and Figure 2.** …'")
+    return title[1], source[1]
+
+
+def record_times(profile: Profile, path: Path = TIMES) -> dict[str, float]:
+    """Write what the profile's executed notebooks took, in seconds, to `path`, beside what is known of other machines; returns {notebook: seconds}.
+
+    FileNotFoundError, with the cure, before `make figures`.
+    """
+    times = {}
+    for stem in profile.notebooks:
+        executed = profile.runs / "notebooks" / f"{stem}.ipynb"
+        duration = nbformat.read(executed, as_version=4).metadata.get("papermill", {}).get("duration") if executed.is_file() else None
+        if duration is None:
+            raise FileNotFoundError(f"{executed} was not run to its end: run `make figures PROFILE={profile.name}` first")
+        times[stem] = round(duration, 1)
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    known.setdefault(profile.name, {})[str(provenance.record(profile)["device"])] = times
+    with provenance.atomic(path) as temporary:
+        temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    return times
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+
+
+def _output(file: Path, stem: str) -> str:
+    """A link to one of a notebook's files, named by what its name adds to the notebook's: "one image", "table"."""
+    added = file.stem.removeprefix(stem) if file.stem.startswith(stem) else "_" + file.stem.split("_", 2)[2]
+    name = (added.replace("_", " ") + (" table" if file.suffix == ".csv" else "" if added else " figure")).strip()
+    return f"[{name}](Figures/{file.parent.name}/{file.name})"
+
+
+def report(root: Path = ROOT, times: Path = TIMES, profile: str = "demo") -> str:
+    """The table as Markdown: a row for each numbered notebook, with a column of times for each machine that `profile` was timed on."""
+    known = json.loads(times.read_text())[profile]
+    lines = ["| | of the paper | notebook | picture | all it draws | " + " | ".join(known) + " |", "|---|---|---|---|---|" + "---:|" * len(known)]
+    for stem in NOTEBOOKS:
+        title, source = heading(root / "notebooks" / f"{stem}.ipynb")
+        picture = next(path for name in PICTURES if (path := Path("Figures", name, f"{stem}.png")) and (root / path).is_file())
+        own = sorted((root / "Figures" / profile).glob(f"{stem[:3]}*"), key=lambda file: (file.suffix == ".csv", len(file.stem), file.stem))
+        seen = f'<a href="{picture.as_posix()}"><img src="{picture.as_posix()}" width="150" alt="{title}"></a>'
+        took = " | ".join(_time(device[stem]) if stem in device else "–" for device in known.values())
+        outputs = ", ".join(_output(file, stem) for file in own)
+        lines.append(f"| {stem[:2]} | {source} | [{title}](notebooks/{stem}.ipynb) | {seen} | {outputs} | {took} |")
+    return "\n".join(lines)
