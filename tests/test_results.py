@@ -31,7 +31,7 @@ def figures(tmp_path):
     for name, lines in TABLES.items():
         path = tmp_path / "demo" / f"{name}.csv"
         path.parent.mkdir(exist_ok=True)
-        path.write_text("\n".join(("# seed: 4", "# torch: 2.0", "# trained: 30 images, 2 epochs, 8 s on a slide rule", *lines)) + "\n")
+        path.write_text("\n".join(("# seed: 4", "# torch: 2.0", "# trained: 30 images, 2 epochs on a slide rule", *lines)) + "\n")
     return tmp_path
 
 
@@ -56,7 +56,12 @@ def test_every_cell_comes_from_its_row(figures):
     assert cell(report, "SVM on layer 4") == ["76.6 %", "10.4 % (10)"]
     assert cell(report, "softmax on pretrained") == ["86.5 %", "60.0 ± 1.5 % (30)"]
     assert cell(report, "the same images from scratch") == ["46.5 %", "40.0 ± 3.2 % (30)"]
-    assert "seed 4, n = 1 training, 30 images, 2 epochs, 8 s on a slide rule; torch 2.0." in report
+    assert "seed 4, n = 1 training, 30 images, 2 epochs on a slide rule; torch 2.0." in report
+
+
+def test_the_time_of_a_training_is_that_of_its_machine(figures, tmp_path):
+    (tmp_path / "times.json").write_text('{"demo": {"an abacus": {"training": 5}, "a slide rule": {"training": 8.4}}, "photos": {"a slide rule": {}}}')
+    assert "2 epochs on a slide rule, 8 s; torch 2.0." in results.report(figures, tmp_path / "times.json")
 
 
 def test_a_table_that_is_not_there_leaves_its_cells_empty(figures):

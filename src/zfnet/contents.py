@@ -29,27 +29,33 @@ def heading(notebook: Path) -> tuple[str, str]:
     return title[1], source[1]
 
 
-def record_times(profile: Profile, path: Path = TIMES) -> dict[str, float]:
-    """Write what the profile's executed notebooks took, in seconds, to `path`, beside what is known of other machines; returns {notebook: seconds}.
+def read_times(path: Path = TIMES) -> dict[str, dict[str, dict[str, float]]]:
+    """{profile: {machine: {"training" or notebook: seconds}}}; {} where nothing was recorded yet."""
+    return json.loads(path.read_text()) if path.is_file() else {}
 
-    FileNotFoundError, with the cure, before `make figures`.
+
+def record_times(profile: Profile, path: Path = TIMES) -> dict[str, float]:
+    """Write what the profile's training and its executed notebooks took, in seconds, to `path`, beside what is known of other machines; returns them.
+
+    They have a file of their own as the tables in Figures/ hold nothing that differs from run to run. FileNotFoundError, with the cure, before `make figures`.
     """
-    times = {}
+    times = {"training": provenance.read_meta(profile.weights_file)["train_seconds"]} if profile.weights_file.is_file() else {}
     for stem in profile.notebooks:
         executed = profile.runs / "notebooks" / f"{stem}.ipynb"
         duration = nbformat.read(executed, as_version=4).metadata.get("papermill", {}).get("duration") if executed.is_file() else None
         if duration is None:
             raise FileNotFoundError(f"{executed} was not run to its end: run `make figures PROFILE={profile.name}` first")
         times[stem] = round(duration, 1)
-    known = json.loads(path.read_text()) if path.is_file() else {}
+    known = read_times(path)
     known.setdefault(profile.name, {})[str(provenance.record(profile)["device"])] = times
     with provenance.atomic(path) as temporary:
         temporary.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
     return times
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+def _took(times: dict[str, float], what: str) -> str:
+    seconds = times.get(what)
+    return "–" if seconds is None else f"{seconds:.0f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
 
 
 def _output(file: Path, stem: str) -> str:
@@ -61,14 +67,15 @@ def _output(file: Path, stem: str) -> str:
 
 def report(root: Path = ROOT, times: Path = TIMES, profile: str = "demo") -> str:
     """The table as Markdown: a row for each numbered notebook, with a column of times for each machine that `profile` was timed on."""
-    known = json.loads(times.read_text())[profile]
+    known = read_times(times).get(profile, {})
     lines = ["| | of the paper | notebook | picture | all it draws | " + " | ".join(known) + " |", "|---|---|---|---|---|" + "---:|" * len(known)]
+    lines.append("| | section 3 | before the notebooks: `make train` | | | " + " | ".join(_took(device, "training") for device in known.values()) + " |")
     for stem in NOTEBOOKS:
         title, source = heading(root / "notebooks" / f"{stem}.ipynb")
         picture = next(path for name in PICTURES if (path := Path("Figures", name, f"{stem}.png")) and (root / path).is_file())
         own = sorted((root / "Figures" / profile).glob(f"{stem[:3]}*"), key=lambda file: (file.suffix == ".csv", len(file.stem), file.stem))
         seen = f'<a href="{picture.as_posix()}"><img src="{picture.as_posix()}" width="150" alt="{title}"></a>'
-        took = " | ".join(_time(device[stem]) if stem in device else "–" for device in known.values())
+        took = " | ".join(_took(device, stem) for device in known.values())
         outputs = ", ".join(_output(file, stem) for file in own)
         lines.append(f"| {stem[:2]} | {source} | [{title}](notebooks/{stem}.ipynb) | {seen} | {outputs} | {took} |")
     return "\n".join(lines)

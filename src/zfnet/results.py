@@ -103,8 +103,8 @@ def _lines() -> Iterator[tuple[str, str, str, Callable[[Rows], str]]]:
     yield "16_transfer", "the same images from scratch", f"{scratch} %", _transfer("scratch")
 
 
-def report(figures: Path = ROOT / "Figures") -> str:
-    """The section as Markdown: one column per profile that has tables, the paper's first; and what each was measured on."""
+def report(figures: Path = ROOT / "Figures", times: Path = contents.TIMES) -> str:
+    """The section as Markdown: one column per profile that has tables, the paper's first; what each was measured on, and its time if known."""
     profiles = [name for name in profile_names() if (figures / name / "01_train.csv").is_file()]
     tables: dict[tuple[str, str], Rows] = {}
     notes = []
@@ -112,7 +112,9 @@ def report(figures: Path = ROOT / "Figures") -> str:
         for path in sorted((figures / name).glob("*.csv")):
             made, tables[name, path.stem] = read_table(path)
             if path.stem == "01_train":
-                notes.append(f"- `{name}` ({load_profile(name).title}): seed {made['seed']}, n = 1 training, {made['trained']}; torch {made['torch']}.")
+                seconds = contents.read_times(times).get(name, {}).get(made["trained"].rpartition(" on ")[2], {}).get("training")
+                took = f", {seconds:.0f} s" if seconds else ""
+                notes.append(f"- `{name}` ({load_profile(name).title}): seed {made['seed']}, n = 1 training, {made['trained']}{took}; torch {made['torch']}.")
     lines = ["| what | paper | " + " | ".join(profiles) + " |", "|---|---|" + "---|" * len(profiles)]
     for notebook, what, paper, cell in _lines():
         ours = [cell(tables[name, notebook]) if (name, notebook) in tables else NONE for name in profiles]
