@@ -72,7 +72,8 @@ def _do(arguments: argparse.Namespace) -> None:
     elif arguments.verb == "times":
         from .contents import record_times
 
-        print(f"{profile.name}: {sum(record_times(profile).values()) / 60:.0f} minutes for {len(profile.notebooks)} notebooks")
+        times = record_times(profile)
+        print(f"{profile.name}: {sum(times.values()) / 60:.0f} minutes for {len(profile.notebooks)} notebooks" + " and the training" * ("training" in times))
     elif arguments.verb == "export":
         _export(profile, arguments.target)
     elif arguments.verb == "gallery":
