@@ -274,11 +274,11 @@ def train_loop() -> Iterator[dict]:
         recipe = dataclasses.replace(profile.training, epochs=1, schedule="constant", snapshots=(64,), ten_crop=False, lr=1e-4)
         one = dataclasses.replace(profile, name=folder, training=recipe)
         model = build_model(one, 10).to(DEVICE, memory_format=torch.channels_last)
-        optimiser = torch.optim.SGD(model.parameters(), 1e-4, 0.9, weight_decay=5e-4)
         batch = one.training.batch_size
         inputs = data.train.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
         labels = data.train.labels[:batch].to(DEVICE)
         steps = len(data.train) // batch
+        optimiser = training._optimiser(model, one.training, steps)[0]
 
         def bare():
             model.train()
