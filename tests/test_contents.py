@@ -49,6 +49,12 @@ def test_a_notebook_without_its_heading_is_named(tmp_path):
         contents.heading(tmp_path / "odd.ipynb")
 
 
+def test_a_notebook_without_a_figure_is_named(tmp_path, times):
+    notebook(tmp_path / "notebooks" / f"{NOTEBOOKS[0]}.ipynb")
+    with pytest.raises(FileNotFoundError, match=f"no figure of {NOTEBOOKS[0]} in .*: run `make figures` first"):
+        contents.report(tmp_path, times)
+
+
 def test_times_are_those_of_the_executed_notebooks(tmp_path, monkeypatch):
     profile = load_profile("photos")
     monkeypatch.setattr(profiles, "ROOT", tmp_path)

@@ -66,13 +66,18 @@ def _output(file: Path, stem: str) -> str:
 
 
 def report(root: Path = ROOT, times: Path = TIMES, profile: str = "demo") -> str:
-    """The table as Markdown: a row for each numbered notebook, with a column of times for each machine that `profile` was timed on."""
+    """The table as Markdown: a row for each numbered notebook, with a column of times for each machine that `profile` was timed on.
+
+    Raises ValueError for a notebook without its heading and FileNotFoundError for one without a figure.
+    """
     known = read_times(times).get(profile, {})
     lines = ["| | of the paper | notebook | picture | all it draws | " + " | ".join(known) + " |", "|---|---|---|---|---|" + "---:|" * len(known)]
     lines.append("| | section 3 | before the notebooks: `make train` | | | " + " | ".join(_took(device, "training") for device in known.values()) + " |")
     for stem in NOTEBOOKS:
         title, source = heading(root / "notebooks" / f"{stem}.ipynb")
-        picture = next(path for name in PICTURES if (path := Path("Figures", name, f"{stem}.png")) and (root / path).is_file())
+        picture = next((path for name in PICTURES if (root / (path := Path("Figures", name, f"{stem}.png"))).is_file()), None)
+        if picture is None:
+            raise FileNotFoundError(f"no figure of {stem} in {root / 'Figures'}: run `make figures` first")
         own = sorted((root / "Figures" / profile).glob(f"{stem[:3]}*"), key=lambda file: (file.suffix == ".csv", len(file.stem), file.stem))
         seen = f'<a href="{picture.as_posix()}"><img src="{picture.as_posix()}" width="150" alt="{title}"></a>'
         took = " | ".join(_took(device, stem) for device in known.values())
