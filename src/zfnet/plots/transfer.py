@@ -23,7 +23,8 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> Figure:
         bars = None if any(s.isnan() for s in std) else std
         axes[0].errorbar(curve.per_class, mean, yerr=bars, color=colour, marker="o", markersize=4, capsize=2, linewidth=1.6, label=name)
     axes[0].axhline(100 * curve.chance, color="0.6", linewidth=0.8, linestyle=":")
-    axes[0].text(curve.per_class[-1], 100 * curve.chance - 1, "chance", ha="right", va="top", fontsize=8, color="0.4")
+    side, va = (-1, "top") if curve.chance > 0.05 else (1, "bottom")  # below the line, where there is room
+    axes[0].text(curve.per_class[-1], 100 * curve.chance + side, "chance", ha="right", va=va, fontsize=8, color="0.4")
     axes[0].legend(frameon=False, fontsize=9, loc="upper left")
     axes[0].set_title("here", fontsize=10)
     for name, numbers, style in (("Caltech-101", CALTECH101, "-"), ("Caltech-256", CALTECH256, "--")):
