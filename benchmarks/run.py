@@ -33,10 +33,10 @@ from torchvision.io import encode_jpeg, write_file
 
 from zfnet import Deconvnet, ZFNet, build_model, load_data, load_profile, occlude, paper_layers, provenance, scan, shapes, training
 from zfnet.data import Images, batches, random_crops
+from zfnet.sections import write_sections
 from zfnet.stack import forward_layer
 
 RESULTS, README = Path(__file__).with_name("results.json"), Path(__file__).parents[1] / "README.md"
-MARKS = "<!-- make bench: begin -->", "<!-- make bench: end -->"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 WHAT = {
     "project.conv": "project 32 units of layer {}, ZFNet at 224 px", "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
@@ -358,13 +358,6 @@ def report(rows: list[dict]) -> str:
     return "\n\n".join(parts)
 
 
-def into_readme(rows: list[dict]) -> None:
-    """Put the tables between the README's two marks."""
-    head, _, rest = README.read_text().partition(MARKS[0])
-    with provenance.atomic(README) as temporary:
-        temporary.write_text(f"{head}{MARKS[0]}\n{report(rows)}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="run the groups whose name contains this")
@@ -388,7 +381,7 @@ def main() -> None:
             rows.sort(key=lambda r: (r["device"], next(n for n, stem in enumerate(WHAT) if r["name"].startswith(stem)), r["name"]))
             with provenance.atomic(RESULTS) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    into_readme(rows)
+    write_sections(README, {"make bench": report(rows)})
     print(f"\n{report(rows)}")
 
 

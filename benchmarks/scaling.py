@@ -22,10 +22,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from zfnet import Profile, ZFNet, load_data, paper_layers, profiles, provenance, scan
 from zfnet.distributed import averaged, share, together
 from zfnet.files import Files, _ahead, list_images
+from zfnet.sections import write_sections
 from zfnet.training import default_device, forward, train_step
 
 HERE = Path(__file__).resolve().parent
-PAGE, MARKS = HERE.parent / "docs" / "scaling.md", ("<!-- scaling: begin -->", "<!-- scaling: end -->")
+PAGE = HERE.parent / "docs" / "scaling.md"
 BATCH, STEPS = 32, 6
 IMAGES = 1.28e6  # of ImageNet
 GPU = {"flops": 50e12, "node": 8, "link": 300e9, "network": 25e9}  # assumed, not measured: sustained FLOP/s; GPUs a node; bytes/s within it, and between nodes
@@ -138,8 +139,7 @@ def main() -> None:
         if device.type == "cpu" and threads > 1:
             found["train_by_two_per_s"] = by_two(threads)
     (HERE / "scaling.json").write_text(json.dumps({k: round(v, 1) if isinstance(v, float) else v for k, v in found.items()}, indent=1) + "\n")
-    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{report(found)}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
+    write_sections(PAGE, {"scaling": report(found)})
     print(json.dumps(found, indent=1))
 
 

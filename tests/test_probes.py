@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -262,7 +263,7 @@ def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     calls = []
     monkeypatch.setattr(probes, "probe", lambda kind, *_: (calls.append(kind), (0.25, 0.1))[1])
     first = probes.load_probes(profile, model, data, progress=False)
-    assert len(calls) == 18 and (profile.runs / "probes.safetensors").is_file()
+    assert len(calls) == 18 and len(list((profile.runs / "probes").glob("*.safetensors"))) == 18
     again = probes.load_probes(profile, model, data, progress=False)
     assert len(calls) == 18 and again.dimensions == first.dimensions and again.accuracy["trained", "svm", 1].tolist() == [[0.25]]
     with torch.no_grad():
@@ -271,6 +272,40 @@ def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     assert len(calls) == 36
     probes.load_probes(replace(profile, seed=6), model, data, progress=False)
     assert len(calls) == 54
+
+
+def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):
+    profile, model, data = setting
+    whole = probes.load_probes(profile, model, data, progress=False)
+    shutil.rmtree(profile.runs / "probes")
+    plain, calls = probes.probe, []
+
+    def stopped(kind, *parts):
+        calls.append(kind)
+        if len(calls) == 60:  # within the tenth layer of 6 probes each
+            raise KeyboardInterrupt
+        return plain(kind, *parts)
+
+    monkeypatch.setattr(probes, "probe", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        probes.load_probes(profile, model, data, progress=False)
+    again = probes.load_probes(profile, model, data, progress=False)
+    assert len(calls) == 60 + 9 * 6
+    assert all(torch.equal(again.accuracy[cell], whole.accuracy[cell]) and torch.equal(again.penalty[cell], whole.penalty[cell]) for cell in whole.accuracy)
+
+
+def test_coarser_and_finer_grids_are_the_probes_they_name(setting, monkeypatch):
+    profile, model, data = setting
+    found = probes.load_grids(profile, model, data, most=5)
+    assert set(found) == {(1, 4), (2, 5), (3, 4), (1, 36), (2, 45), (3, 36), (1, 196)}  # the maps of layers 2 and 3 are 3 x 3
+    train = data.train.subset(probes.draw(data.train.labels, 4, 5000).flatten())
+    held = [probes.held_out(part, 5, 5) for part in (data.val, data.test)]
+    for layer, count, limit in ((1, 4, 3), (2, 45, 50), (1, 196, 200)):
+        parts = [(probes.features(model, part, [layer], limit)[layer], part.labels) for part in (train, *held)]
+        assert parts[0][0].shape[1] == count
+        assert found[layer, count] == pytest.approx(probes.probe("svm", *parts)[0])
+    monkeypatch.setattr(probes, "probe", None)
+    assert probes.load_grids(profile, model, data, most=5) == found
 
 
 def made_up():
@@ -282,7 +317,7 @@ def made_up():
 
 def test_the_csv_by_hand():
     rows = probes.table(made_up())
-    assert rows[1] == {"net": "trained", "classifier": "svm", "layer": 5, "features": 1024, "images_per_class": 30, "accuracy": "0.7000", "std": "0.2000",
+    assert rows[1] == {"net": "trained", "classifier": "svm", "layer": 5, "features": 1024, "images_per_class": 30, "accuracy": "0.7000", "std": "0.2828",
                        "draws": 2, "C": "0.1 0.1", "paper_caltech101": 86.2, "paper_caltech256": 65.6}  # fmt: skip
     assert [(row["accuracy"], row["paper_caltech101"]) for row in rows] == [("0.3000", ""), ("0.7000", 86.2), ("0.3000", ""), ("1.0000", 85.4),
                                                                             ("0.1500", ""), ("0.1500", "")]  # fmt: skip

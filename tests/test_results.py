@@ -8,6 +8,7 @@ import pytest
 
 from zfnet import results
 from zfnet.profiles import ROOT
+from zfnet.sections import write_sections
 
 TABLES = {
     "01_train": ("crops,test_error,test_top5_error,per_class_accuracy,n", "1,0.3,0.1,0.65,77", "10,0.25,0.1,0.7049,77"),
@@ -17,10 +18,11 @@ TABLES = {
           for zeros, deltas in {"agree": (0.2, 0.1, 0.3, 0.4), "both changed": (0.3, 0.15, 0.9, 0.6 / scale), "left out": (1, 1, 1, 9)}.items()
           for part, delta in zip(("right_eye", "left_eye", "nose", "random"), deltas, strict=True)),
     ),
-    "14_ablation": ("row,val_error", "alexnet,40", "alexnet-without-3-4,45.5", "alexnet-without-6-7,39", "alexnet-without-3-4-6-7,71",
-                    "zfnet,38", "zfnet-wide,37.75"),
-    "15_probes": ("net,classifier,layer,images_per_class,accuracy",
-                  *(f"{net},{kind},{layer},{n},0.{n}{layer}" for net in ("trained", "random weights") for kind in ("svm", "softmax")
+    "14_ablation": ("row,val_error,val_std,seeds", "alexnet,40,0.3,3", "alexnet-without-3-4,45.5,0.4,3", "alexnet-without-6-7,39,0,3",
+                    "alexnet-without-3-4-6-7,71,nan,1", "zfnet,38,1.2,3", "zfnet-wide,37.75,0.5,3"),
+    "15_probes": ("net,classifier,layer,images_per_class,accuracy,std",
+                  *(f"{net},{kind},{layer},{n},0.{n}{layer},{'nan' if layer == 5 else 0.0123}"
+                    for net in ("trained", "random weights") for kind in ("svm", "softmax")
                     for layer in (1, 2, 3, 4, 5, 7) for n in (5, 10))),
     "16_transfer": ("data,per_class,pretrained,pretrained_std,scratch,scratch_std", "here,3,50,1,20,2", "here,30,60.04,1.5,40,3.25", "Caltech-101,60,1,1,1,1"),
 }  # fmt: skip
@@ -48,12 +50,12 @@ def test_every_cell_comes_from_its_row(figures):
     assert cell(report, "Δ of masking the right eye") == ["0.63", "0.50, 0.50 (7)"]
     assert cell(report, "Δ of masking the left eye") == ["0.64", "0.25, 0.25 (7)"]
     assert cell(report, "Δ of masking the nose") == ["0.74", "0.75, 1.50 (7)"]
-    assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "-2.0"]
-    assert cell(report, "AlexNet without layers 3, 4:") == ["+4.9", "+5.5"]
-    assert cell(report, "AlexNet without layers 6, 7") == ["+4.3", "-1.0"]
-    assert cell(report, "AlexNet without layers 3, 4, 6, 7") == ["+30.8", "+31.0"]
-    assert cell(report, "ZFNet with layers 3, 4, 5") == ["-0.9", "-0.2"]
-    assert cell(report, "SVM on layer 4") == ["76.6 %", "10.4 % (10)"]
+    assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "-2.0 ± 1.2 (3)"]
+    assert cell(report, "AlexNet without layers 3, 4:") == ["+4.9", "+5.5 ± 0.5 (3)"]
+    assert cell(report, "AlexNet without layers 6, 7") == ["+4.3", "-1.0 ± 0.3 (3)"]
+    assert cell(report, "AlexNet without layers 3, 4, 6, 7") == ["+30.8", "+31.0 (1)"]
+    assert cell(report, "ZFNet with layers 3, 4, 5") == ["-0.9", "-0.2 ± 1.3 (3)"]
+    assert cell(report, "SVM on layer 4") == ["76.6 %", "10.4 ± 1.2 % (10)"] and cell(report, "SVM on layer 5") == ["86.2 %", "10.5 % (10)"]
     assert cell(report, "softmax on pretrained") == ["86.5 %", "60.0 ± 1.5 % (30)"]
     assert cell(report, "the same images from scratch") == ["46.5 %", "40.0 ± 3.2 % (30)"]
     assert "seed 4, n = 1 training, 30 images, 2 epochs on a slide rule; torch 2.0." in report
@@ -67,7 +69,7 @@ def test_the_time_of_a_training_is_that_of_its_machine(figures, tmp_path):
 def test_a_table_that_is_not_there_leaves_its_cells_empty(figures):
     (figures / "demo" / "14_ablation.csv").unlink()
     report = results.report(figures)
-    assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "–"] and cell(report, "SVM on layer 4") == ["76.6 %", "10.4 % (10)"]
+    assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "–"] and cell(report, "SVM on layer 4") == ["76.6 %", "10.4 ± 1.2 % (10)"]
 
 
 def test_a_row_that_is_not_there_is_an_error(figures):
@@ -85,6 +87,22 @@ def test_the_readme_is_written_between_its_marks(tmp_path):
     assert not results.write(readme) and readme.read_text() == text
     readme.write_text(text.replace(results.report(), "| stale |"))
     assert results.write(readme) and readme.read_text() == text
-    readme.write_text("no marks")
-    with pytest.raises(ValueError, match="expected the lines"):
-        results.write(readme)
+
+
+def test_sections_are_replaced_and_the_rest_is_left_as_it_is(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("é\n<!-- a: begin -->\nold\n<!-- a: end -->\nbetween\n<!-- b b: begin -->\n<!-- b b: end -->\nend", encoding="utf-8")
+    assert write_sections(page, {"b b": "two\nlines", "a": "new"})
+    expected = "é\n<!-- a: begin -->\nnew\n<!-- a: end -->\nbetween\n<!-- b b: begin -->\ntwo\nlines\n<!-- b b: end -->\nend"
+    assert page.read_text(encoding="utf-8") == expected
+    assert not write_sections(page, {"a": "new"})
+
+
+@pytest.mark.parametrize("text", ["no marks", "<!-- a: begin -->", "<!-- a: end --> <!-- a: begin -->", "<!-- a: begin --> <!-- a: begin --> <!-- a: end -->"])
+def test_missing_marks_are_named_and_nothing_is_written(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(f"{text}\n<!-- b: begin -->\n<!-- b: end -->")
+    before = page.read_text()
+    with pytest.raises(ValueError, match="page.md: expected the lines <!-- a: begin --> and <!-- a: end -->, once each"):
+        write_sections(page, {"b": "new", "a": "new"})
+    assert page.read_text() == before

@@ -15,7 +15,6 @@ import nbformat
 from . import provenance
 from .profiles import NOTEBOOKS, ROOT, Profile
 
-MARKS = "<!-- notebooks: begin -->", "<!-- notebooks: end -->"
 TIMES = ROOT / "benchmarks" / "notebooks.json"
 PICTURES = ("caltech101", "demo")  # the profile whose figure stands for a notebook: the first that has it
 

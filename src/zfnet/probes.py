@@ -10,6 +10,7 @@ as it is. Three choices, none of which the paper states:
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from .depth import depths, layer_outputs
 from .models import build_model
 from .profiles import Profile
 from .training import class_accuracy
+from .variants import mean_std
 
 GRID = {"svm": (0.01, 0.1, 1.0, 10.0), "softmax": (0.1, 1.0, 10.0, 100.0, 1000.0)}  # values of C to choose from
 HELD_OUT = 50  # at most so many validation and test images per class, as in the paper's Table 4
@@ -126,7 +128,8 @@ def held_out(images: Images, per_class: int, seed: int) -> Images:
 
 
 def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = True) -> Probes:
-    """Table 7 of the profile's net, and of the same net with the random weights it started from; found in `runs/<profile>/probes.safetensors` or made now.
+    """Table 7 of the profile's net, and of the same net with the random weights it started from: a file for each layer in `runs/<profile>/probes/`, made now
+    where it is not there, so that an interrupted run goes on.
 
     Raises ValueError where a class has fewer training images than `probes.per_class` asks for.
     """
@@ -138,32 +141,58 @@ def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool =
     parts["train"] = data.train.subset(union)
     layers = [layer for layer in depths(model) if layer <= 7]
     kinds = [("svm", layer) for layer in layers] + [("softmax", layer) for layer in (5, 7) if layer in layers]
+    key = _key(profile, model, data)
 
-    def build():
-        tensors, dimensions = {}, {}
-        nets = dict(zip(NETS, (model, build_model(profile, len(data.classes)).to(next(model.parameters()).device)), strict=True))
-        bar = tqdm(total=len(nets) * len(kinds), desc="probes", leave=False, disable=None if progress else True)
-        for name, net in nets.items():
-            found = {part: features(net, images, layers, config.features) for part, images in parts.items()}
-            for kind, layer in kinds:
-                held = [(found[part][layer], parts[part].labels) for part in ("val", "test")]
-                own, labels = found["train"][layer], parts["train"].labels
-                rows = [[probe(kind, (own[one[:, :n].flatten()], labels[one[:, :n].flatten()]), *held) for one in where] for n in config.per_class]
-                tensors[f"{name}/{kind}/{layer}"] = torch.tensor(rows, dtype=torch.float64)
-                dimensions[layer] = own.shape[1]
-                bar.update()
-        bar.close()
-        return tensors, provenance.record(profile, dimensions=dimensions)
+    @functools.lru_cache(maxsize=1)
+    def taken(name: str) -> dict[str, dict[int, torch.Tensor]]:
+        net = model if name == NETS[0] else build_model(profile, len(data.classes)).to(next(model.parameters()).device)
+        return {part: features(net, images, layers, config.features) for part, images in parts.items()}
 
-    weights = provenance.tensors_hash(model.state_dict())
+    def build(name: str, kind: str, layer: int):
+        held = [(taken(name)[part][layer], parts[part].labels) for part in ("val", "test")]
+        own, labels = taken(name)["train"][layer], parts["train"].labels
+        rows = [[probe(kind, (own[one[:, :n].flatten()], labels[one[:, :n].flatten()]), *held) for one in where] for n in config.per_class]
+        return {"found": torch.tensor(rows, dtype=torch.float64)}, provenance.record(profile, features=own.shape[1])
+
+    accuracy, penalty, dimensions = {}, {}, {}
+    cells = [(name, kind, layer) for name in NETS for kind, layer in kinds]
+    for cell in tqdm(cells, desc="probes", leave=False, disable=None if progress else True):
+        name, kind, layer = cell
+        file = profile.runs / "probes" / f"{name.replace(' ', '-')}-{kind}-{layer}.safetensors"
+        tensors, meta = provenance.artefact(file, provenance.key_of(key, config, *cell), functools.partial(build, *cell))
+        accuracy[cell], penalty[cell] = tensors["found"].unbind(-1)
+        dimensions[layer] = meta["features"]
+    return Probes(config.per_class, accuracy, penalty, dimensions, len(parts["val"]), len(parts["test"]))
+
+
+def load_grids(profile: Profile, model: nn.Module, data: Data, layers: Sequence[int] = (1, 2, 3), most: int = 20) -> dict[tuple[int, int], float]:
+    """Do the grids hold the lower layers back? An SVM's accuracy, {(layer, features): 0..1}, with at most a sixteenth of `probes.features`, as many, and four
+    times as many: the first draw, of the largest number of training images, and at most `most` validation and test images a class.
+
+    Found in `runs/<profile>/probes/` or made now. ValueError as in `load_probes`.
+    """
+    config, found = profile.probes, {}
+    train = data.train.subset(draw(data.train.labels, max(config.per_class), profile.seed * 1000).flatten())
+    parts = [train, held_out(data.val, most, profile.seed), held_out(data.test, most, profile.seed)]
+
+    def build(limit: int):
+        taken = [features(model, part, layers, limit) for part in parts]
+        probes = [probe("svm", *((one[layer], part.labels) for one, part in zip(taken, parts, strict=True))) for layer in layers]
+        rows = [(layer, taken[0][layer].shape[1], accuracy) for layer, (accuracy, _) in zip(layers, probes, strict=True)]
+        return {"rows": torch.tensor(rows, dtype=torch.float64)}, provenance.record(profile)
+
+    for limit in tqdm((config.features // 16, config.features, config.features * 4), desc="grids", leave=False, disable=None):
+        key = provenance.key_of(_key(profile, model, data), limit, max(config.per_class), list(layers), most)
+        tensors, _ = provenance.artefact(profile.runs / "probes" / f"grid-{limit}.safetensors", key, functools.partial(build, limit))
+        found |= {(int(layer), int(count)): accuracy for layer, count, accuracy in tensors["rows"].tolist()}
+    return dict(sorted(found.items()))
+
+
+def _key(profile: Profile, model: nn.Module, data: Data) -> str:
+    """Of what every probe of a profile rests on."""
     prints = [getattr(data, part).fingerprint for part in ("train", "val", "test")]
     code = provenance.code_version("probes", "depth", "models", "stack", "training:class_accuracy")
-    key = provenance.key_of(weights, prints, config, profile.model, profile.seed, GRID, code)
-    tensors, meta = provenance.artefact(profile.runs / "probes.safetensors", key, build)
-    tables = {(net, kind, layer): tensors[f"{net}/{kind}/{layer}"] for net in NETS for kind, layer in kinds}
-    dimensions = {int(layer): count for layer, count in meta["dimensions"].items()}
-    accuracy, penalty = ({name: table[..., n] for name, table in tables.items()} for n in (0, 1))
-    return Probes(config.per_class, accuracy, penalty, dimensions, len(parts["val"]), len(parts["test"]))
+    return provenance.key_of(provenance.tensors_hash(model.state_dict()), prints, profile.model, profile.seed, GRID, code)
 
 
 def table(found: Probes) -> list[dict[str, object]]:
@@ -174,7 +203,7 @@ def table(found: Probes) -> list[dict[str, object]]:
             own = PAPER[kind].get(layer, ("", "")) if net == NETS[0] and size == max(found.per_class) else ("", "")
             rows.append({
                 "net": net, "classifier": kind, "layer": layer, "features": found.dimensions[layer], "images_per_class": size,
-                "accuracy": f"{values[n].mean():.4f}", "std": f"{values[n].std(correction=0):.4f}", "draws": values.shape[1],
+                "accuracy": f"{values[n].mean():.4f}", "std": f"{mean_std(values[n])[1]:.4f}", "draws": values.shape[1],
                 "C": " ".join(f"{c:g}" for c in sorted(found.penalty[net, kind, layer][n].tolist())),
                 "paper_caltech101": own[0], "paper_caltech256": own[1],
             })  # fmt: skip

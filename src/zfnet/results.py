@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import ablation, contents, correspondence, probes, transfer
 from .profiles import ROOT, load_profile, profile_names
+from .sections import write_sections
 
-MARKS = "<!-- results: begin -->", "<!-- results: end -->"
 NONE = "–"
 Rows = list[dict[str, str]]
 
@@ -37,11 +38,12 @@ def _one(rows: Rows, **wanted: str) -> dict[str, str]:
 
 
 def _change(one: str, other: str) -> Callable[[Rows], str]:
-    """Validation error of a net of Table 3 minus another's, in points."""
+    """Validation error of a net of Table 3 minus another's, in points, with the deviation of the difference where there are several seeds."""
 
     def cell(rows: Rows) -> str:
         a, b = (_one(rows, row=name) for name in (one, other))
-        return f"{float(a['val_error']) - float(b['val_error']):+.1f}"
+        change, std = float(a["val_error"]) - float(b["val_error"]), math.hypot(float(a["val_std"]), float(b["val_std"]))
+        return f"{change:+.1f} ({a['seeds']})" if math.isnan(std) else f"{change:+.1f} ± {std:.1f} ({a['seeds']})"
 
     return cell
 
@@ -50,7 +52,8 @@ def _probe(kind: str, layer: int) -> Callable[[Rows], str]:
     def cell(rows: Rows) -> str:
         most = max((row["images_per_class"] for row in rows), key=int)
         row = _one(rows, net="trained", classifier=kind, layer=str(layer), images_per_class=most)
-        return f"{_percent(row['accuracy'])} ({most})"
+        accuracy, std = 100 * float(row["accuracy"]), 100 * float(row["std"])
+        return f"{accuracy:.1f} % ({most})" if math.isnan(std) else f"{accuracy:.1f} ± {std:.1f} % ({most})"
 
     return cell
 
@@ -95,7 +98,7 @@ def _lines() -> Iterator[tuple[str, str, str, Callable[[Rows], str]]]:
                              ("AlexNet without layers 6, 7", "alexnet-without-6-7", "alexnet"),
                              ("AlexNet without layers 3, 4, 6, 7", "alexnet-without-3-4-6-7", "alexnet"),
                              ("ZFNet with layers 3, 4, 5: 512, 1024, 512", "zfnet-wide", "zfnet")):  # fmt: skip
-        yield "14_ablation", f"{what}: change of the validation error, points (Table 3)", f"{table3[one] - table3[other]:+.1f}", _change(one, other)
+        yield "14_ablation", f"{what}: change of the validation error, points (seeds; Table 3)", f"{table3[one] - table3[other]:+.1f}", _change(one, other)
     for layer, (paper, _) in probes.PAPER["svm"].items():
         yield "15_probes", f"SVM on layer {layer} (images a class; paper: 30 of Caltech-101, Table 7)", f"{paper:.1f} %", _probe("svm", layer)
     pretrained, scratch = transfer.CALTECH101[30]
@@ -124,12 +127,4 @@ def report(figures: Path = ROOT / "Figures", times: Path = contents.TIMES) -> st
 
 def write(readme: Path = ROOT / "README.md") -> bool:
     """Put the table of notebooks and the results between their marks of the README; whether that changed it. ValueError where the marks are missing."""
-    text = new = readme.read_text(encoding="utf-8")
-    for (begin, end), section in ((contents.MARKS, contents.report), (MARKS, report)):
-        if (new.count(begin), new.count(end)) != (1, 1):
-            raise ValueError(f"{readme}: expected the lines {begin} and {end}, once each, around what is written there")
-        before, rest = new.split(begin)
-        new = f"{before}{begin}\n{section()}\n{end}{rest.split(end)[1]}"
-    if new != text:
-        readme.write_text(new, encoding="utf-8")
-    return new != text
+    return write_sections(readme, {"notebooks": contents.report(), "results": report()})

@@ -9,12 +9,13 @@ import textwrap
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
 from ..windows import ReceptiveField
 
-__all__ = ["CONTRAST", "PERCENTILE", "captioned", "contrast_scale", "crop_field", "field_tile", "mosaic", "to_grey_centred", "to_rgb"]
+__all__ = ["CONTRAST", "PERCENTILE", "captioned", "chance_label", "contrast_scale", "crop_field", "field_tile", "mosaic", "to_grey_centred", "to_rgb"]
 CONTRAST = f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th percentile of |value|."
 
 
@@ -60,6 +61,12 @@ def mosaic(tiles: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarra
         r, c = i // columns * (h + gap), i % columns * (w + gap)
         sheet[r : r + h, c : c + w] = tile
     return sheet
+
+
+def chance_label(axis: Axes, x: float, chance: float, ha: str = "left", size: float = 8) -> None:
+    """The word "chance" at `x`, below the line at `chance` (0..1, on an axis in per cent), or above it where the axis is near."""
+    side, va = (-1, "top") if chance > 0.05 else (1, "bottom")
+    axis.text(x, 100 * chance + side, "chance", ha=ha, va=va, fontsize=size, color="0.4")
 
 
 def captioned(figure: Figure, title: str, caption: str) -> Figure:

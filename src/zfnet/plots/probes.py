@@ -6,7 +6,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from ..probes import NETS, PAPER, Probes
-from .panels import captioned
+from ..variants import mean_std
+from .panels import captioned, chance_label
 
 
 def probes_figure(found: Probes, classes: int, title: str, own_accuracy: float | None = None) -> Figure:
@@ -20,9 +21,10 @@ def probes_figure(found: Probes, classes: int, title: str, own_accuracy: float |
         colour = shades(0.15 + 0.75 * n / max(1, len(found.per_class) - 1))
         for net, style in zip(NETS, ("-", "--"), strict=True):
             curve = {layer: values[n] * 100 for (name, kind, layer), values in found.accuracy.items() if (name, kind) == (net, "svm")}
-            means = [float(values.mean()) for values in curve.values()]
-            ours.errorbar(list(curve), means, [float(values.std(correction=0)) for values in curve.values()], fmt=f"o{style}", color=colour, markersize=4,
-                          markerfacecolor=colour if style == "-" else "white", capsize=2, linewidth=1.4)  # fmt: skip
+            means, stds = zip(*(mean_std(values) for values in curve.values()), strict=True)
+            bars = None if any(std.isnan() for std in stds) else stds
+            face = colour if style == "-" else "white"
+            ours.errorbar(list(curve), means, bars, fmt=f"o{style}", color=colour, markersize=4, markerfacecolor=face, capsize=2, linewidth=1.4)
             if style == "-":
                 for layer in (layer for name, kind, layer in found.accuracy if (name, kind) == (net, "softmax")):
                     ours.plot(layer + 0.13, 100 * found.accuracy[net, "softmax", layer][n].mean(), "x", color=colour, markersize=6)
@@ -30,7 +32,7 @@ def probes_figure(found: Probes, classes: int, title: str, own_accuracy: float |
                           va="center")  # fmt: skip
     last = max(layer for _, _, layer in found.accuracy)
     ours.plot((0.8, last + 0.2), [100 / classes] * 2, color="0.5", linewidth=0.8, linestyle=":")
-    ours.text(0.8, 100 / classes - 1, "chance", fontsize=7.5, color="0.4", va="top")
+    chance_label(ours, 0.8, 1 / classes, size=7.5)
     if own_accuracy is not None:
         ours.plot((0.8, last + 0.2), [100 * own_accuracy] * 2, color="crimson", linewidth=0.8, linestyle=":")
         ours.text(0.8, 100 * own_accuracy - 1, "the net's own softmax", fontsize=7.5, color="crimson", va="top")

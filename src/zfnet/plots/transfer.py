@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 
 from ..transfer import CALTECH101, CALTECH256, Curve
 from ..variants import mean_std
-from .panels import captioned
+from .panels import captioned, chance_label
 
 ARMS = {"pretrained": ("tab:blue", "pretrained, new softmax"), "untrained": ("0.55", "random weights, new softmax"), "scratch": ("tab:red", "from scratch")}
 
@@ -23,8 +23,7 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> Figure:
         bars = None if any(s.isnan() for s in std) else std
         axes[0].errorbar(curve.per_class, mean, yerr=bars, color=colour, marker="o", markersize=4, capsize=2, linewidth=1.6, label=name)
     axes[0].axhline(100 * curve.chance, color="0.6", linewidth=0.8, linestyle=":")
-    side, va = (-1, "top") if curve.chance > 0.05 else (1, "bottom")  # below the line, where there is room
-    axes[0].text(curve.per_class[-1], 100 * curve.chance + side, "chance", ha="right", va=va, fontsize=8, color="0.4")
+    chance_label(axes[0], curve.per_class[-1], curve.chance, ha="right")
     axes[0].legend(frameon=False, fontsize=9, loc="upper left")
     axes[0].set_title("here", fontsize=10)
     for name, numbers, style in (("Caltech-101", CALTECH101, "-"), ("Caltech-256", CALTECH256, "--")):
