@@ -34,6 +34,8 @@ FIGURES := Figures/$(PROFILE)
 SOURCES := pyproject.toml $(wildcard src/zfnet/*.py src/zfnet/*/*.py)
 STEMS := $(shell cat $(RUNS)/.notebooks 2>/dev/null)
 EXECUTED := $(STEMS:%=$(RUNS)/notebooks/%.ipynb)
+# What all notebooks rest on, and none of them writes.
+MADE := data weights scan
 
 # A figure that somebody deleted is drawn again.
 LOST := $(foreach stem,$(STEMS),$(if $(wildcard $(FIGURES)/$(stem).png),,$(RUNS)/notebooks/$(stem).ipynb))
@@ -64,7 +66,7 @@ help: ## this list (the default)
 	@echo
 	@echo "  PROFILE=name    one of these, demo unless said otherwise:"
 	@for name in $(PROFILES); do \
-	  printf '    %-16s%s\n' $$name "$$(sed -n 's/^title: *//p' profiles/$$name.yaml | tr -d '"')"; done
+	  printf '    %-22s%s\n' $$name "$$(sed -n 's/^title: *//p' profiles/$$name.yaml | tr -d '"')"; done
 	@echo "  PYTHON=path     use that Python (of an active environment, say) as it is; nothing is installed"
 	@echo "  BASE=path       the Python to build .venv from, when several are there"
 	@echo "  NPROC=n         train and scan with n processes: one for each GPU"
@@ -197,7 +199,7 @@ $(RUNS)/.notebooks: notebooks/. profiles/$(PROFILE).yaml $(SOURCES) | $(READY)
 drawn: $(EXECUTED)
 	@echo "$(FIGURES)/: $(words $(STEMS)) figures, up to date"
 
-$(EXECUTED): $(RUNS)/notebooks/%.ipynb: notebooks/%.ipynb $(RUNS)/.scanned $(wildcard $(RUNS)/*.safetensors)
+$(EXECUTED): $(RUNS)/notebooks/%.ipynb: notebooks/%.ipynb $(RUNS)/.scanned $(wildcard $(MADE:%=$(RUNS)/%.safetensors))
 	@mkdir -p $(@D)
 	@echo "notebooks/$*.ipynb: running"
 	@$(SHARE) $(PAPERMILL) -p profile $(PROFILE) $< $(@D)/$*.unfinished.ipynb > $(@D)/$*.log 2>&1 || \

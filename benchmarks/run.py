@@ -37,7 +37,7 @@ from zfnet.sections import write_sections
 from zfnet.stack import forward_layer
 
 RESULTS, README = Path(__file__).with_name("results.json"), Path(__file__).parents[1] / "README.md"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = training.default_device()  # in full float32, the peers too
 WHAT = {
     "project.conv": "project 32 units of layer {}, ZFNet at 224 px", "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
     "top9.all": "project the top 9 of every 16th of the 1,376 maps", "scan.overhead": "scan of five layers",

@@ -114,6 +114,8 @@ def test_table_and_changes_by_hand():
     lines = {line["row"]: line for line in table(by_hand())}
     assert len(lines) == 12 and lines["alexnet"]["train_error"] == 15.0 and lines["alexnet"]["train_std"] == pytest.approx(7.07)
     assert lines["alexnet-without-6-7"]["val_error"] == 33.0 and lines["alexnet-without-6-7"]["paper_val"] == 44.8 and lines["alexnet"]["seeds"] == 2
+    assert (lines["alexnet-without-6-7"]["val_change"], lines["alexnet-without-6-7"]["val_change_std"]) == (3.0, 2.83)  # 1 and 5 points
+    assert lines["alexnet"]["val_change"] == "" and lines["zfnet"]["val_change"] == 0.0 and lines["zfnet-wide"]["val_change_std"] == 0.0
     found = changes(by_hand())
     assert set(found) == {row.key for row in ROWS} - {"alexnet", "zfnet"}
     assert found["alexnet-without-6-7"] == pytest.approx((3.0, 8**0.5, 4.3), abs=1e-6)

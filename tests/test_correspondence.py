@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.distance import hamming
 
 from zfnet import Images, ZFNet, correspondence, load_profile, plots, shapes
 from zfnet.correspondence import DIFFERENT, PAPER, RANDOM, ZEROS, Correspondence, correspond, delta, disagreement, disjoint_groups, mask_out, random_boxes
 from zfnet.data import Data
+from zfnet.files import Files
 from zfnet.parts import load_parts
 from zfnet.profiles import CorrespondenceConfig
 
@@ -280,6 +282,14 @@ def test_boxes_of_photographs_by_name_and_by_number(tmp_path, photos):
     assert parts.images.pixels[:, 0, 0, 0].tolist() == [5, 10, 0] and parts.images.labels.tolist() == [5, 10, 0]
     assert parts.boxes.tolist() == [[[1, 2, 11, 22], [30, 31, 64, 64]], [[7, 8, 9, 10], [0, 0, 5, 5]], [[1, 1, 2, 2], [3, 3, 4, 4]]]
     assert parts.objects[[0, 2]].all() and parts.objects[1].sum() == 40 * 54 and parts.objects[1, :40, 10:].all()
+
+
+def test_boxes_of_photographs_that_stay_in_their_files(tmp_path, photos):
+    for n in range(5):
+        Image.new("RGB", (SIZE, SIZE), (40 * n, 0, 0)).save(tmp_path / f"{n}.png")
+    photos.test.pixels = Files(tmp_path, [(f"{n}.png", 0, 0) for n in range(5)], SIZE)
+    parts = from_file(tmp_path, photos, "3: {nose: [7, 8, 9, 10]}\nc/1.jpg: {nose: [1, 1, 2, 2]}")
+    assert parts.images.pixels[:, 0, 0, 0].tolist() == [120, 40]
 
 
 @pytest.mark.parametrize(("text", "error", "message"), [

@@ -227,6 +227,12 @@ def test_without_relus_a_projection_is_the_gradient_times_the_activation():
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_layer_before_the_first_convolution_is_named():
+    net = nn.Sequential(nn.BatchNorm2d(3), conv(3, 2, 3)).eval()
+    with pytest.raises(ValueError, match="layer '0' comes before the first convolution: choose one after it"):
+        Deconvnet(net).project(torch.zeros(1, 3, 9, 9), "0", 0)
+
+
 def test_the_image_itself_is_not_rectified():
     net = build("ceil_mode, 3x3/2 pools")
     picture = Deconvnet(net).project(torch.randn(1, 3, 33, 41, dtype=torch.float64), "1", 0)

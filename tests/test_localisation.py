@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zfnet import Images, occlusion_localisation, projection_localisation
-from zfnet.localisation import centre_inside, energy_share, minimum_inside
+from zfnet.localisation import centre_inside, class_share, energy_share, minimum_inside
 from zfnet.occlusion import Occlusion
 
 
@@ -20,6 +20,15 @@ def test_the_energy_share_is_of_squares_summed_over_colours():
     masks = torch.tensor([[[1, 1, 0], [0, 0, 0]], [[0, 0, 0], [1, 1, 1]], [[1, 1, 1], [1, 1, 1]]], dtype=torch.bool)
     share = energy_share(pictures, masks)
     assert share[:2].tolist() == pytest.approx([0.5, 0.1]) and math.isnan(share[2])
+
+
+def test_the_share_of_one_class_beside_that_of_chance():
+    labels = torch.tensor([0] * 6 + [1] * 6)
+    found = class_share(torch.tensor([[0, 1, 2], [0, 1, 6], [6, 7, 0]]), labels, draws=4000)
+    assert found["a map's 3"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
+    alike = 2 * 20 / 220  # three of the same class among 12 over 3 draws; otherwise two of three
+    assert found["3 at random"] == pytest.approx(alike + (1 - alike) * 2 / 3, abs=0.01)
+    assert set(class_share(torch.arange(9)[None], labels, 5)) == {"a map's nine", "nine at random"}
 
 
 def occlusion(probability, tops, lefts, size):

@@ -82,6 +82,14 @@ def test_layers_of_vgg_are_the_last_relus_of_the_blocks():
         assert list(models.paper_layers(torchvision.models.alexnet().features).values()) == ["1", "4", "7", "9", "11"]
 
 
+def test_layers_of_other_deep_nets():
+    def deep(kinds):
+        return nn.Sequential(*({"r": nn.ReLU, "p": lambda: nn.MaxPool2d(2), "c": nn.Identity}[kind]() for kind in kinds))
+
+    assert list(models.paper_layers(deep("crrrpprrrrrrpcr")).values()) == ["3", "11", "14"]  # two pools in a row; a block after the last pool
+    assert list(models.paper_layers(deep("crcrcrcrcrcrcrcrcr")).values()) == [str(n) for n in range(1, 18, 2)]  # strided convolutions instead of pools
+
+
 class Bomb:
     def __reduce__(self):
         return (pytest.fail, ("code in a weights file was run",))
@@ -299,6 +307,11 @@ def test_training_names_what_is_wrong(tiny):
         train(dataclasses.replace(tiny, training=None))
     with pytest.raises(FileNotFoundError, match="make train PROFILE=tiny"):
         read_history(tiny)
+    whole = load_data(tiny)
+    empty = dataclasses.replace(whole, test=whole.test.subset(torch.arange(0)))
+    with pytest.raises(ValueError, match="profile 'tiny' has no test images, on which the net is measured: put some into .*test"):
+        train(tiny, empty, device="cpu", progress=False)
+    assert not tiny.history_file.exists()
 
 
 def test_a_width_of_zero_leaves_a_layer_out():

@@ -119,6 +119,16 @@ def test_an_image_covered_with_itself_gives_the_clean_values(model, image):
     torch.testing.assert_close(found.activity, torch.full_like(found.activity, found.clean_activity), rtol=1e-10, atol=0)
 
 
+def test_modules_that_work_in_place_leave_the_clean_maps_alone(model, image):
+    plain, inplace = copy.deepcopy(model), copy.deepcopy(model)
+    for net, flag in ((plain, False), (inplace, True)):
+        net.features[5] = nn.Hardswish(inplace=flag)
+    expected, found = (occlude(net, image, 2, 9, 9, layer="4", channel=1) for net in (plain, inplace))
+    with torch.no_grad():
+        assert found.clean_activity == pytest.approx(plain.eval().features[:5](image[None])[0, 1].sum().item())
+    assert torch.allclose(found.activity, expected.activity) and torch.allclose(found.logits, expected.logits)
+
+
 def test_the_map_followed_is_the_one_with_the_largest_total(model, image):
     totals = copy.deepcopy(model).eval().features[: int(LAST_RELU) + 1](image[None])[0].sum((1, 2))
     found = occlude(model, image, 1, 13, 13)
@@ -172,6 +182,11 @@ def test_image_weights_and_modes_are_left_alone(model, image):
     assert [m.training for m in model.modules()] == modes and torch.equal(image, kept)
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert not found.logits.requires_grad
+
+
+def test_an_image_too_small_for_the_net_is_named():
+    with pytest.raises(ValueError, match="an input of 24 x 24 pixels is too small to reach"):
+        occlude(ZFNet(3, input_size=64, maps=(4,) * 5, fc=(6,)), torch.zeros(3, 24, 24), 0, 8, 8)
 
 
 def test_modes_come_back_after_an_exception(model, image):

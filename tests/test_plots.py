@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zfnet import TopActivations, plots, profiles
+from zfnet import Images, Occlusion, TopActivations, plots, profiles
 from zfnet.plots.saving import LIMIT, _fewer_colours
 
 
@@ -70,6 +70,24 @@ def test_a_small_figure_keeps_every_colour(profile):
     ramp = np.stack([*np.meshgrid(np.linspace(0, 1, 60), np.linspace(0, 1, 60)), np.full((60, 60), 0.5)], 2)
     found = Image.open(plots.save_figure(drawn(ramp, 1.0), profile, "small")).convert("RGB")
     assert len(np.unique(np.asarray(found).reshape(-1, 3), axis=0)) > 1000
+
+
+def test_a_layer_that_never_fires_is_an_error():
+    nothing = TopActivations(*(torch.zeros(5, 2, dtype=torch.float if field.name == "value" else torch.long) for field in dataclasses.fields(TopActivations)))
+    with pytest.raises(ValueError, match="no map of this layer fires for any of these images"):
+        plots.random_maps(nothing, 3, 0)
+
+
+def test_the_maps_of_an_occlusion_lie_where_the_squares_centres_are():
+    grid = torch.tensor([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4]])
+    found = Occlusion(grid, grid.long(), 10 * grid, grid[..., None], torch.tensor([0, 10]), torch.tensor([0, 4, 8]), 6, 4, 0, "relu5", 0, 1.0, 0, 1.0)
+    images = Images(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ["a"], 16, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    figure = plots.occlusion_figure(images, [0], [found], [torch.zeros(4, 3, 16, 16)], ["a", "b"], "T")
+    activity, probability, label = (axis for axis in figure.axes[:5] if axis.get_title()[:3] in ("(b)", "(d)", "(e)"))
+    for axis in (activity, probability, label):
+        assert axis.images[0].get_extent() == [1, 13, 18, -2]  # centres at 3, 7, 11 and at 3, 13
+        assert axis.get_xlim() == (0, 16) and axis.get_ylim() == (16, 0)
+    assert activity.images[0].get_clim() == (0, 9) and probability.images[0].get_clim() == (0, 1)
 
 
 @pytest.mark.parametrize(("count", "alive"), [(2, {1, 3, 4}), (3, {1, 3, 4}), (4, {1, 2, 3, 4})])

@@ -4,7 +4,7 @@
     rows = table(errors)                        # mean and standard deviation over the seeds, beside the paper's numbers
     changes(errors)["alexnet-without-6-7"]      # against the unchanged net, in percentage points: ours, its deviation, the paper's
 
-The removal rows are of Krizhevsky's net, the width rows of both nets (paper, section 4.3). All nets see the same small images, at `profile.ablation`'s
+The removal rows are of Krizhevsky's net, the width rows of both nets (paper, section 5.1). All nets see the same small images, at `profile.ablation`'s
 widths. Errors of training and validation images are measured alike: by a forward pass on the centre crop, without dropout, once the net is trained.
 """
 
@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from . import provenance
 from .data import Data
-from .profiles import AblationConfig, ModelConfig, Profile, TrainingConfig
+from .profiles import ModelConfig, Profile
 from .training import evaluate, weights_key
-from .variants import checked, draw, mean_std, smaller, trained_quietly, variant
+from .variants import checked, draw, mean_std, recipe, scaled, smaller, trained_quietly, variant
 
 PLAIN, WIDE = (96, 256, 384, 384, 256), (96, 256, 512, 1024, 512)
 COLUMNS = ("train", "val", "val_top5", "test")
@@ -39,8 +39,7 @@ class Row:
 
     def model(self, maps: float = 1.0, fc: float = 1.0, dropout: float = 0.5) -> ModelConfig:
         """The net with its maps and its hidden units scaled by these factors; layers left out stay out."""
-        scaled = [tuple(n and max(1, round(n * factor)) for n in widths) for widths, factor in ((self.maps, maps), (self.fc, fc))]
-        return ModelConfig(name=self.net, maps=scaled[0], fc=scaled[1], dropout=dropout)
+        return ModelConfig(name=self.net, maps=scaled(self.maps, maps), fc=scaled(self.fc, fc), dropout=dropout)
 
 
 ROWS = (
@@ -57,12 +56,6 @@ ROWS = (
     Row("zfnet-wide", "layers 3, 4, 5: 512, 1024, 512", "zfnet", WIDE, (4096, 4096), (18.8, 37.5, 16.0)),
     Row("zfnet-wide-fc-double", "both", "zfnet", WIDE, (8192, 8192), (10.0, 38.3, 16.9)),
 )
-
-
-def recipe(config: AblationConfig) -> TrainingConfig:
-    """The recipe that all rows share."""
-    return TrainingConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay,
-                          schedule="onecycle", rms=config.rms, ten_crop=False)  # fmt: skip
 
 
 def ablation_data(profile: Profile, data: Data) -> Data:
@@ -85,7 +78,7 @@ def row_profile(profile: Profile, small: Data, row: Row, seed: int) -> Profile:
     """The derived profile of one row and seed; its files are in `runs/<profile>/ablation/<row>-<seed>/`."""
     config = profile.ablation
     model = row.model(config.maps, config.fc, config.dropout)
-    return variant(profile, f"ablation/{row.key}-{seed}", small, model, recipe(config), profile.seed + seed)
+    return variant(profile, f"ablation/{row.key}-{seed}", small, model, recipe(config, config.epochs), profile.seed + seed)
 
 
 def ablate(profile: Profile, data: Data, rows: Sequence[Row] = ROWS) -> dict[str, torch.Tensor]:
@@ -133,13 +126,19 @@ def changes(errors: dict[str, torch.Tensor], column: str = "val", rows: Sequence
 
 
 def table(errors: dict[str, torch.Tensor], rows: Sequence[Row] = ROWS) -> list[dict[str, object]]:
-    """Table 3, one mapping per row: our errors in per cent, mean and standard deviation over the seeds, and the paper's."""
-    lines = []
+    """Table 3, one mapping per row: our errors in per cent, mean and standard deviation over the seeds, and the paper's.
+
+    `val_change`: the validation error less that of the unchanged net, seed by seed, in points; ZFNet's own less AlexNet's.
+    """
+    lines, plain = [], rows[0].key
     for row in rows:
         mean, std = mean_std(100 * errors[row.key])
         line: dict[str, object] = {"row": row.key, "net": row.net, "change": row.title}
         for i, name in enumerate(COLUMNS):
             line |= {f"{name}_error": round(mean[i].item(), 2), f"{name}_std": round(std[i].item(), 2)}
+        change = 100 * (errors[row.key] - errors[plain if row.key == row.net else row.net])[:, COLUMNS.index("val")]
+        for name, value in zip(("val_change", "val_change_std"), mean_std(change), strict=True):
+            line[name] = "" if row.key == plain else round(value.item(), 2)
         line |= dict(zip(("paper_train", "paper_val", "paper_val_top5"), row.paper, strict=True))
         lines.append({**line, "seeds": len(errors[row.key])})
     return lines

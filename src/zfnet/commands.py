@@ -209,7 +209,8 @@ def _top9(net, folder: Path, arguments):
         warnings.simplefilter("always")
         images = read_photo_folder(folder, net)
     for warning in caught:
-        print(f"note: {warning.message}", file=sys.stderr)
+        if issubclass(warning.category, UserWarning):  # and not what Python itself thinks of processes that fork
+            print(f"note: {warning.message}", file=sys.stderr)
     k = arguments.top or min(9, len(images))
     if k > len(images):
         raise ValueError(f"--top {k}: there are only {len(images)} images in {folder}")
@@ -220,8 +221,6 @@ def _top9(net, folder: Path, arguments):
         channels = torch.tensor([arguments.channel])
     else:
         raise ValueError(f"no channel {arguments.channel} in {layer}, which has channels 0 to {len(top.value) - 1}")
-    if not len(channels):
-        raise ValueError(f"no map of {layer} fires for any of these {len(images)} images: there is nothing to show")
     print(f"{len(images)} images, {net.title}, {layer}: {int((top.value[:, 0] > 0).sum())} of {len(top.value)} maps fire")
     for channel in channels.tolist():
         row, col, fires = int(top.row[channel, 0]), int(top.col[channel, 0]), int((top.value[channel] > 0).sum())

@@ -195,7 +195,7 @@ class Deconvnet:
               padding: tuple[int, int] | None = None, ceil_mode: bool | None = None) -> torch.Tensor:  # fmt: skip
         """One layer down; `padding` and `ceil_mode`: the module's own unless given."""
         if isinstance(module, nn.MaxPool2d):
-            if overlap == "add" and not signal.is_cuda:  # the same sum, without leaving channels_last
+            if overlap == "add" and signal.device.type == "cpu":  # the same sum, without leaving channels_last
                 kernel, stride, pad, dilation = (pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding", "dilation"))
                 like = torch.empty(size, dtype=signal.dtype, memory_format=torch.channels_last)
                 pad, ceil_mode = padding or pad, module.ceil_mode if ceil_mode is None else ceil_mode
@@ -218,7 +218,10 @@ class Deconvnet:
                 raise ValueError(f"{name} = {value!r}: choose one of {', '.join(known)}")
         images = self._checked(images, layer)
         n, size = len(images), receptive_field(self.features, layer, tuple(images.shape[-2:])).map_size
-        channels = next(m for _, m in reversed(layers_up_to(self.features, layer)) if isinstance(m, nn.Conv2d)).out_channels
+        below = next((m for _, m in reversed(layers_up_to(self.features, layer)) if isinstance(m, nn.Conv2d)), None)
+        if below is None:
+            raise ValueError(f"layer {layer!r} comes before the first convolution: choose one after it")
+        channels = below.out_channels
         channel = _indices(channel, n, (), "channel").to(images.device)
         if bad := [c for c in channel.tolist() if not 0 <= c < channels]:
             raise ValueError(f"channel {bad[0]} is not in {layer}, which has channels 0 to {channels - 1}")

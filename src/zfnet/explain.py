@@ -75,7 +75,7 @@ def read_photo_folder(folder: str | Path, net: Net, memory: float = 2.0) -> Imag
     with warnings.catch_warnings(record=True) as caught:
         pixels, _, _, names, _ = read_folder(Files(root, entries, net.size), memory)
     for warning in caught:
-        warnings.warn(str(warning.message), stacklevel=2)
+        warnings.warn(str(warning.message), warning.category, stacklevel=2)
     return net.images(pixels, names)
 
 

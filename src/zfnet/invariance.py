@@ -1,4 +1,4 @@
-"""Feature invariance (paper, section 4.1 and Fig. 5): move, enlarge or turn an image, and see how far its features go.
+"""Feature invariance (paper, section 4 and Fig. 5): move, enlarge or turn an image, and see how far its features go.
 
 Vertical translation by -60 to 60 pixels of 224, scale 1.0 to 1.8, rotation by 0 to 350 degrees. For each: the Euclidean distance between the features
 of the original and of the transformed image, at layer 1 and at layer 7 (the last hidden layer of the classifier), and the probability of the true label.

@@ -14,6 +14,19 @@ from .deconv import Deconvnet
 from .occlusion import Occlusion, occlude
 
 
+def class_share(chosen: torch.Tensor, labels: torch.Tensor, draws: int = 2000) -> dict[str, float]:
+    """The share of the most frequent class among the n images `chosen` for each map (maps, n), 0..1, and among n images drawn at random from all, which
+    have `labels` (N,)."""
+    generator, n = torch.Generator().manual_seed(0), chosen.shape[1]
+    random = torch.stack([torch.randperm(len(labels), generator=generator)[:n] for _ in range(draws)])
+
+    def share(index: torch.Tensor) -> float:
+        found = labels[index]
+        return (found == found.mode(1).values[:, None]).double().mean().item()
+
+    return {"a map's nine" if n == 9 else f"a map's {n}": share(chosen), f"{'nine' if n == 9 else n} at random": share(random)}
+
+
 def energy_share(projections: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Share of the squared projection (N, 3, H, W) that lies inside the masks (N, H, W): (N,) in 0..1, NaN where a projection is all zero."""
     energy = projections.square().sum(1)

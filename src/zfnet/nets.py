@@ -28,6 +28,7 @@ from .data import Images, imagenet_statistics, load_data, trained_input
 from .models import class_names, load_model, put_weights, read_weights
 from .profiles import ROOT, DataConfig, ModelConfig, OcclusionConfig, Profile, load_profile, profile_names
 from .stack import check_supported
+from .training import default_device
 
 SHIPPED = ROOT / "weights" / "zfnet_caltech101.safetensors"
 WEIGHTS = (".safetensors", ".pth", ".pt")
@@ -99,10 +100,9 @@ def load_net(name: str | Path | None = None, weights: str | Path | None = None, 
 
 
 def _device(name: torch.device | str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    default = default_device()  # which also settles the precision
     try:
-        return torch.empty(0, device=name).device
+        return default if name is None else torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
         there = ["cpu"] + [f"cuda:{n}" for n in range(torch.cuda.device_count())]
         raise ValueError(f"no device {str(name)!r}: choose {' or '.join(there)}") from None

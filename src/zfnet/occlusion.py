@@ -19,8 +19,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .models import evaluating, paper_layers
-from .stack import check_supported, forward_layer, pair
-from .windows import Stage, assemble, cut, forward_window, reach, windows_pay
+from .stack import SUPPORTED, check_supported, forward_layer, pair
+from .windows import Stage, assemble, cut, forward_window, reach, receptive_field, windows_pay
 
 CHUNK = 128  # positions at once: more is no faster
 OVERHEAD = 1.1  # of a multiply-add on windows, measured on ZFNet at 96, 128 and 224 px
@@ -71,7 +71,8 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
     data. `layer` and `channel` choose the map that panel (b) follows: by default the paper's layer 5 (the last there is in a shallower net) and the map
     with the largest total activity on the clean image. `batch_size`: how many positions at once, by default what fits into a quarter of the free memory
     (on the CPU half a GiB at most), 128 at most. `incremental`: True or False settles whether only what the square can change is computed; None leaves it
-    to the cost. Raises ValueError for a square or fill that does not fit, an unknown target, layer or channel.
+    to the cost. Raises ValueError for an image too small for the net, a square or fill that does not fit, an
+    unknown target, layer or channel.
     """
     if image.ndim != 3:
         raise ValueError(f"image: expected (3, rows, columns), got {tuple(image.shape)}; `occlude_all` takes a batch")
@@ -92,6 +93,8 @@ def occlude(model: nn.Module, image: torch.Tensor, target: int, size: int, strid
         fill = torch.as_tensor(fill, dtype=image.dtype, device=image.device).expand_as(image)
     except RuntimeError:
         raise ValueError(f"fill of shape {tuple(fill.shape)} does not broadcast to the image's {tuple(image.shape)}") from None
+    if _known(model.features):
+        receptive_field(model.features, names[-1], (height, width))  # names an image too small for the net
     with evaluating(model):
         clean = _clean_maps(model.features, image)
         logits = model.classifier(torch.flatten(model.avgpool(clean[-1]), 1))
@@ -242,7 +245,7 @@ def _clean_maps(features: nn.Sequential, image: torch.Tensor) -> list[torch.Tens
     """The image (1, 3, H, W) and the output of every layer."""
     maps = [image[None].contiguous(memory_format=torch.channels_last)]
     for module in features:
-        maps.append(forward_layer(module, maps[-1]))
+        maps.append(forward_layer(module, maps[-1] if isinstance(module, SUPPORTED) else maps[-1].clone()))  # others may work in place
     return maps
 
 

@@ -97,8 +97,9 @@ def _from_file(profile: Profile, data: Data) -> Parts:
         objects[n, top:bottom, left:right] = True
     chosen = [splits[split].subset(torch.tensor([i])) for split, i in found]
     first = data.test
-    images = Images(torch.cat([one.pixels for one in chosen]), torch.cat([one.labels for one in chosen]), first.classes, size, first.mean, first.std,
-                    first.gain, [str(image) for image in content])  # fmt: skip
+    pixels = torch.cat([one.pixels[torch.tensor([0])] for one in chosen])  # those of files that are decoded when needed, too
+    labels = torch.cat([one.labels for one in chosen])
+    images = Images(pixels, labels, first.classes, size, first.mean, first.std, first.gain, [str(image) for image in content])
     return Parts(images, tuple(map(str, names)), torch.tensor(table), objects)
 
 

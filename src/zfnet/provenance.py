@@ -20,6 +20,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 import zipfile
 import zlib
@@ -99,6 +100,11 @@ def key_of(*parts) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _dump(tree: ast.AST) -> str:
+    """`ast.dump` as Python 3.11 writes it: 3.12 has type parameters besides, 3.13 leaves out empty lists, and keys must not depend on that."""
+    return ast.dump(tree, **({"show_empty": True} if sys.version_info >= (3, 13) else {})).replace(", type_params=[]", "")
+
+
 def code_version(*modules: str) -> str:
     """A key of the named modules' code, "module:name,Name" of those definitions alone.
 
@@ -116,7 +122,7 @@ def code_version(*modules: str) -> str:
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
                 node.body = body[1:]
-        digest.update(ast.dump(tree).encode())
+        digest.update(_dump(tree).encode())
     return digest.hexdigest()[:16]
 
 

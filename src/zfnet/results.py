@@ -29,6 +29,11 @@ def _percent(share: float | str) -> str:
     return f"{float(share):.1%}".replace("%", " %")
 
 
+def _measured(mean: float, std: float, unit: str, n: str, sign: str = "") -> str:
+    """"24.8 ± 0.5 % (28)", without the deviation where a single value has none."""
+    return f"{mean:{sign}.1f}{'' if math.isnan(std) else f' ± {std:.1f}'}{unit} ({n})"
+
+
 def _one(rows: Rows, **wanted: str) -> dict[str, str]:
     """The row that has these values; KeyError where there is none or more than one."""
     found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
@@ -37,13 +42,12 @@ def _one(rows: Rows, **wanted: str) -> dict[str, str]:
     return found[0]
 
 
-def _change(one: str, other: str) -> Callable[[Rows], str]:
-    """Validation error of a net of Table 3 minus another's, in points, with the deviation of the difference where there are several seeds."""
+def _change(name: str) -> Callable[[Rows], str]:
+    """What a net of Table 3 changes in the validation error, in points."""
 
     def cell(rows: Rows) -> str:
-        a, b = (_one(rows, row=name) for name in (one, other))
-        change, std = float(a["val_error"]) - float(b["val_error"]), math.hypot(float(a["val_std"]), float(b["val_std"]))
-        return f"{change:+.1f} ({a['seeds']})" if math.isnan(std) else f"{change:+.1f} ± {std:.1f} ({a['seeds']})"
+        row = _one(rows, row=name)
+        return _measured(float(row["val_change"]), float(row["val_change_std"]), "", row["seeds"], sign="+")
 
     return cell
 
@@ -52,8 +56,7 @@ def _probe(kind: str, layer: int) -> Callable[[Rows], str]:
     def cell(rows: Rows) -> str:
         most = max((row["images_per_class"] for row in rows), key=int)
         row = _one(rows, net="trained", classifier=kind, layer=str(layer), images_per_class=most)
-        accuracy, std = 100 * float(row["accuracy"]), 100 * float(row["std"])
-        return f"{accuracy:.1f} % ({most})" if math.isnan(std) else f"{accuracy:.1f} ± {std:.1f} % ({most})"
+        return _measured(100 * float(row["accuracy"]), 100 * float(row["std"]), " %", most)
 
     return cell
 
@@ -65,7 +68,7 @@ def _delta(masked: str) -> Callable[[Rows], str]:
         ratios = []
         for zeros in ("agree", "both changed"):
             part, random = (_one(rows, net="trained", layer="5", masked=name, zeros=zeros) for name in (masked, correspondence.RANDOM))
-            ratios.append(f"{float(part['delta']) / float(random['delta']):.2f}")
+            ratios.append(f"{float(part['delta']) / float(random['delta']):.2f}" if float(random["delta"]) else NONE)
         return f"{', '.join(ratios)} ({part['groups']})"
 
     return cell
@@ -75,7 +78,7 @@ def _transfer(arm: str) -> Callable[[Rows], str]:
     def cell(rows: Rows) -> str:
         own = [row for row in rows if row["data"] == "here"]
         row = max(own, key=lambda row: int(row["per_class"]))
-        return f"{float(row[arm]):.1f} ± {float(row[f'{arm}_std']):.1f} % ({row['per_class']})"
+        return _measured(float(row[arm]), float(row[f"{arm}_std"]), " %", row["per_class"])
 
     return cell
 
@@ -98,7 +101,7 @@ def _lines() -> Iterator[tuple[str, str, str, Callable[[Rows], str]]]:
                              ("AlexNet without layers 6, 7", "alexnet-without-6-7", "alexnet"),
                              ("AlexNet without layers 3, 4, 6, 7", "alexnet-without-3-4-6-7", "alexnet"),
                              ("ZFNet with layers 3, 4, 5: 512, 1024, 512", "zfnet-wide", "zfnet")):  # fmt: skip
-        yield "14_ablation", f"{what}: change of the validation error, points (seeds; Table 3)", f"{table3[one] - table3[other]:+.1f}", _change(one, other)
+        yield "14_ablation", f"{what}: change of the validation error, points (seeds; Table 3)", f"{table3[one] - table3[other]:+.1f}", _change(one)
     for layer, (paper, _) in probes.PAPER["svm"].items():
         yield "15_probes", f"SVM on layer {layer} (images a class; paper: 30 of Caltech-101, Table 7)", f"{paper:.1f} %", _probe("svm", layer)
     pretrained, scratch = transfer.CALTECH101[30]

@@ -42,7 +42,11 @@ class Evaluation:
 
 
 def default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one, with convolutions in full float32: cuDNN's TF32 rounds inputs to ten bits, and no two ways of computing would agree."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
 
 
 @torch.no_grad()
@@ -168,6 +172,8 @@ def train(profile: Profile, data: Data | None = None, device: torch.device | str
     if profile.training is None:
         raise ValueError(f"profile {profile.name!r} has no `training:` section: its weights come from {profile.model.weights or 'their publisher'}")
     data = data or load_data(profile)
+    if not len(data.test):
+        raise ValueError(f"profile {profile.name!r} has no test images, on which the net is measured: put some into {profile.data_root / 'test'}")
     key = weights_key(profile, data)
     if meta := distributed.from_first(lambda: _done(profile, key, warn=False)):
         return meta

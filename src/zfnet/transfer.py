@@ -24,9 +24,9 @@ from . import provenance
 from .data import Data, Images, imagenet_statistics, load_data
 from .depth import last_hidden, layer_outputs
 from .models import build_model
-from .profiles import ModelConfig, Profile, TrainingConfig, TransferConfig, load_profile
+from .profiles import ModelConfig, Profile, TransferConfig, load_profile
 from .training import class_accuracy, default_device, evaluate, trained, weights_key
-from .variants import checked, draw, mean_std, resized, smaller, trained_quietly, variant
+from .variants import checked, draw, mean_std, recipe, resized, scaled, smaller, trained_quietly, variant
 
 if typing.TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -140,13 +140,7 @@ def _features(profile: Profile, net: nn.Module, views: Sequence[Images], arm: st
 
 def model(config: TransferConfig) -> ModelConfig:
     """ZFNet at the widths of the configuration: the source net of a split, and every net from scratch."""
-    maps, fc = (tuple(max(1, round(n * factor)) for n in widths) for widths, factor in (((96, 256, 384, 384, 256), config.maps), ((4096, 4096), config.fc)))
-    return ModelConfig(name="zfnet", maps=maps, fc=fc, dropout=config.dropout)
-
-
-def recipe(config: TransferConfig, epochs: int) -> TrainingConfig:
-    return TrainingConfig(epochs=epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay, schedule="onecycle",
-                          rms=config.rms, ten_crop=False)  # fmt: skip
+    return ModelConfig(name="zfnet", maps=scaled((96, 256, 384, 384, 256), config.maps), fc=scaled((4096, 4096), config.fc), dropout=config.dropout)
 
 
 def counts(profile: Profile, target: Data) -> tuple[int, ...]:

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from .data import Data, Images, statistics
 from .models import load_model
-from .profiles import ModelConfig, Profile, TrainingConfig
+from .profiles import AblationConfig, ModelConfig, Profile, TrainingConfig, TransferConfig
 from .training import default_device, train
 
 
@@ -60,6 +61,17 @@ def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0
     for split in parts:
         split.mean, split.std = mean, std
     return Data(*parts, data.classes)
+
+
+def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:
+    """Widths times a factor, each 1 at least; a layer left out (0) stays out."""
+    return tuple(n and max(1, round(n * factor)) for n in widths)
+
+
+def recipe(config: AblationConfig | TransferConfig, epochs: int) -> TrainingConfig:
+    """The recipe that all nets of an experiment share."""
+    return TrainingConfig(epochs=epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay, schedule="onecycle",
+                          rms=config.rms, ten_crop=False)  # fmt: skip
 
 
 def variant(profile: Profile, name: str, data: Data, model: ModelConfig, training: TrainingConfig, seed: int) -> Profile:

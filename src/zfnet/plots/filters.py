@@ -61,7 +61,7 @@ def two_layers_figure(filters: dict[str, tuple[torch.Tensor, FilterCounts]], pro
                f"{DOMINATING:g} medians; blue: dead, RMS below {DEAD:g} medians, or never above 0 on these images. Layer 2: the strongest activation of "
                "each of a random subset of the maps that fire, projected and cut to its receptive field, white beyond the image; one symmetric scale per map; "
                "the percentage is the share of the projections' energy above the Nyquist frequency of the net's layer-1 stride. Curves: maps before "
-               "rectification, at every pixel; dots: that frequency. What lies to the right of a net's dot folds back.")  # fmt: skip
+               "rectification, at every pixel; dots: that frequency (triangles: the curve is below). What lies to the right of a dot folds back.")  # fmt: skip
     return captioned(figure, title, caption)
 
 
@@ -83,11 +83,12 @@ def _curves(axes, curves: dict[str, tuple[Sequence[float], Sequence[float], int]
     """Share of the energy above each frequency, a dot and its value at each net's Nyquist frequency; the labels one below the other, in the upper right."""
     floor = 1e-3
     for n, ((name, (frequencies, shares, stride)), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
-        axes.plot(frequencies, np.maximum(shares, floor), color=colour, linewidth=1.4)
+        axes.plot(frequencies, shares, color=colour, linewidth=1.4)
         limit = 1 / (2 * stride)
         value = float(np.interp(limit, frequencies, shares))
-        axes.plot(limit, max(value, floor), marker="o", color=colour, clip_on=False)
-        label = f"{name}, stride {stride}:\n{value:.1%} folds back"
+        below = value < floor
+        axes.plot(limit, max(value, floor), marker="v" if below else "o", color=colour, clip_on=False)
+        label = f"{name}, stride {stride}:\n{'less than 0.1%' if below else f'{value:.1%}'} folds back"
         axes.text(0.98, 0.98 - 0.12 * n, label, ha="right", va="top", fontsize=8, color=colour, transform=axes.transAxes)
     axes.set(xlabel="frequency (cycles per pixel)", ylabel="share above it", xlim=(0, 0.5), yscale="log", ylim=(floor, 1))
     axes.tick_params(labelsize=8)

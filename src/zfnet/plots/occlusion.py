@@ -35,19 +35,32 @@ def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequenc
         square = slice(top, top + found.size), slice(left, left + found.size)
         picture[square] = mean[square]
         row[0].imshow(picture)
-        row[0].set_ylabel(name, fontsize=10)
-        extent = (found.lefts[0] + found.size / 2, found.lefts[-1] + found.size / 2, found.tops[-1] + found.size / 2, found.tops[0] + found.size / 2)
-        figure.colorbar(row[1].imshow(found.activity, cmap="jet", extent=extent, interpolation="nearest"), ax=row[1], fraction=0.046)
+        row[0].set_ylabel(name if known else f"guess: {name}", fontsize=10)
+        extent = centres(found)
+        figure.colorbar(row[1].imshow(found.activity.numpy(), cmap="jet", vmin=0, extent=extent, interpolation="nearest"), ax=row[1], fraction=0.046)
         row[2].imshow(_framed(own))
-        figure.colorbar(row[3].imshow(found.probability, cmap="jet", vmin=0, vmax=1, extent=extent, interpolation="nearest"), ax=row[3], fraction=0.046)
+        figure.colorbar(row[3].imshow(found.probability.numpy(), cmap="jet", vmin=0, vmax=1, extent=extent, interpolation="nearest"), ax=row[3], fraction=0.046)
         label_map(row[4], found, classes, extent)
+        for axis in (row[1], row[3], row[4]):  # on the image's own coordinates, so that the panels can be laid over (a)
+            axis.set(xlim=(0, images.size), ylim=(images.size, 0), facecolor="0.93")
         for axis, text in zip(row, names, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{text}: map {found.channel}" if axis in row[1:3] else text, fontsize=9)
     size = occlusions[0].size
     caption = (f"Square of {size} px, every {occlusions[0].stride} px, drawn in (a) where the probability is lowest. (b, d, e): one cell per "
-               "position of its centre, no interpolation. (c): black frame, this image; the others, the map's strongest images. ")  # fmt: skip
+               "position of its centre, in the image's coordinates, grey where no centre comes; (b) begins at 0. "
+               "(c): black frame, this image; the others, the map's strongest images. ")  # fmt: skip
     return captioned(figure, title, caption + CONTRAST)
+
+
+def centres(found: Occlusion) -> tuple[float, float, float, float]:
+    """Where a map over the square's centres lies in the image: left, right, bottom, top, half a step around the outermost centres."""
+    ends = []
+    for starts in (found.lefts, found.tops):
+        first, last = float(starts[0]), float(starts[-1])
+        half = (last - first) / (len(starts) - 1) / 2 if len(starts) > 1 else 0.5
+        ends.append((first + found.size / 2 - half, last + found.size / 2 + half))
+    return *ends[0], *reversed(ends[1])
 
 
 def _framed(projections: torch.Tensor) -> np.ndarray:

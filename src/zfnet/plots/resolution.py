@@ -32,7 +32,8 @@ def beside_figure(sheets: Mapping[str, Mapping[int, tuple[list, list, torch.Tens
                 axis.text(n * (blocks[0].shape[1] + gap), -gap * 0.15, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
             axis.set_title(f"{heading}: layer {layer}", fontsize=10, pad=10)
             axis.set_axis_off()
-    return captioned(figure, title, f"Numbers are feature maps; above their nine projections, below the patches that caused them, best first. {CONTRAST}")
+    caption = "Numbers are feature maps; above their nine projections, below the patches that caused them, best first; white beyond the image."
+    return captioned(figure, title, f"{caption} {CONTRAST}")
 
 
 def reduced_figure(pictures: Sequence[torch.Tensor], projections: Mapping[int, Sequence[torch.Tensor]], sides: Sequence[int], rows: Sequence[dict],

@@ -54,7 +54,7 @@ def sanity_figure(found: Sanity, pictures: np.ndarray, trained: Mapping[str, tor
         _curves(axis, found, measure, len(steps))
         if n == 0:  # the other panels keep the colours
             handles = [axis.plot([], [], color=COLOURS[rule], marker="o", markersize=4, label=NAMES[rule])[0] for rule in RULES]
-            axis.legend(handles=handles, fontsize=8.5, frameon=False, loc="lower left")
+            axis.legend(handles=handles, fontsize=8.5, frameon=False, loc="upper left", bbox_to_anchor=(-0.02, -0.17), ncol=3)
     n, draws = found.chance.numel(), found.values["ssim"].shape[1]
     caption = ("Upper left: images, and the projection of the strongest unit of each. Upper right: the first one's, layers given fresh weights from the top "
                f"down. Mid-grey is 0; one symmetric scale per panel, its {PERCENTILE}th percentile of |value|. Below: mean and standard deviation over {n} "

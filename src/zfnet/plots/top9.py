@@ -25,11 +25,13 @@ def spread(images: Images, count: int) -> torch.Tensor:
 def random_maps(top: TopActivations, count: int, seed: int) -> torch.Tensor:
     """A seeded random subset of the feature maps that fire in all their top images, sorted: (count,) channels (Fig. 2 shows a random subset).
 
-    Where those are fewer than `count`, of all maps that ever fire.
+    Where those are fewer than `count`, of all maps that ever fire; ValueError where none does.
     """
     alive = (top.value[:, -1] > 0).nonzero().flatten()
     if len(alive) < count:
         alive = (top.value[:, 0] > 0).nonzero().flatten()
+    if not len(alive):
+        raise ValueError("no map of this layer fires for any of these images: there is nothing to show")
     chosen = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))[:count]
     return alive[chosen].sort().values
 
@@ -65,9 +67,11 @@ def top9_figure(projections, patches, channels: torch.Tensor, title: str, column
         for i, channel in enumerate(channels.tolist()):
             x, y = i % columns * (wide + gap), i // columns * (high + gap)
             axes.text(x, y - gap * 0.12, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
+            axes.add_patch(Rectangle((x - 1, y - 1), wide + 1, high + 1, fill=False, edgecolor="0.8", linewidth=0.5))  # around patches that are white, too
         axes.set_title(name, fontsize=10, pad=10)
         axes.set_axis_off()
-    return captioned(figure, title, f"Numbers are feature maps; each shows its {count} strongest activations, one per image, best first. {CONTRAST}")
+    caption = f"Numbers are feature maps; each shows its {count} strongest activations, one per image, best first; white beyond the image."
+    return captioned(figure, title, f"{caption} {CONTRAST}")
 
 
 def one_image_figure(deconvnet: Deconvnet, images: Images, index: int, layer: str, units: TopUnits, title: str) -> Figure:

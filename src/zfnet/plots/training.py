@@ -26,14 +26,17 @@ def training_figure(history: list[dict[str, float]], title: str) -> Figure:
 
 
 def confusion_figure(predictions: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], title: str) -> Figure:
-    """Confusion matrix, true class by row, in counts (numbers are drawn for up to 20 classes)."""
+    """Confusion matrix, true class by row, in counts (numbers are drawn for up to 20 classes, names for up to 60)."""
     n = len(classes)
     table = torch.zeros(n, n, dtype=torch.long).index_put_((labels, predictions), torch.tensor(1), accumulate=True)
     figure, axis = plt.subplots(figsize=(6.4, 5.6) if n <= 20 else (9, 8.4))
     axis.imshow(table / table.sum(1, keepdim=True).clamp_min(1), cmap="Blues", vmin=0, vmax=1)
-    axis.set(xticks=range(n), yticks=range(n), xlabel="predicted class", ylabel="true class")
-    axis.set_xticklabels(classes, rotation=90 if n > 20 else 40, ha="center" if n > 20 else "right", fontsize=9 if n <= 20 else 4)
-    axis.set_yticklabels(classes, fontsize=9 if n <= 20 else 4)
+    if n > 60:
+        axis.set(xlabel=f"predicted class, {classes[0]} to {classes[-1]}", ylabel="true class, in the same order")
+    else:
+        axis.set(xticks=range(n), yticks=range(n), xlabel="predicted class", ylabel="true class")
+        axis.set_xticklabels(classes, rotation=90 if n > 20 else 40, ha="center" if n > 20 else "right", fontsize=9 if n <= 20 else 6)
+        axis.set_yticklabels(classes, fontsize=9 if n <= 20 else 6)
     for i, j in table.nonzero().tolist() if n <= 20 else ():
         axis.text(j, i, int(table[i, j]), ha="center", va="center", fontsize=7, color="white" if i == j else "black")
     return captioned(figure, title, "Colour: share of the true class's test images.")

@@ -193,7 +193,8 @@ def overlap_figure(picture: np.ndarray, projections: Mapping[str, torch.Tensor],
         strip.plot(100 * values.cpu().numpy(), y + jitter, "o", color=WINDOWS[1], markersize=3, alpha=0.7)
         mean = 100 * float(values.mean())
         strip.plot([mean, mean], [y - 0.3, y + 0.3], color="black", lw=1.5)
-        strip.text(mean, y - 0.34, f"{rule}: mean {mean:.0f} %", ha="center", va="bottom", fontsize=8)
+        most = 100 * max(float(one.max()) for one in differences.values())
+        strip.text(mean, y - 0.34, f"{rule}: mean {mean:.0f} %", ha="right" if mean > 0.6 * most else "center", va="bottom", fontsize=8)
     strip.set(yticks=[], xlim=(0, None), ylim=(len(differences) - 0.5, -0.75))
     strip.set_title("difference from add, %", fontsize=9)
     for axis in (bars, strip):
