@@ -314,6 +314,16 @@ def test_training_names_what_is_wrong(tiny):
     assert not tiny.history_file.exists()
 
 
+def test_convolutions_are_in_full_precision_but_for_training(tiny, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert training.default_device() == torch.device("cuda") and not torch.backends.cudnn.allow_tf32
+    seen = []
+    monkeypatch.setattr(training, "_train", lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    train(tiny, device="cpu", progress=False)
+    assert seen == [True] and not torch.backends.cudnn.allow_tf32
+
+
 def test_a_width_of_zero_leaves_a_layer_out():
     """The removal rows of Table 3: without layers 3 and 4, and without 3, 4, 6 and 7."""
     net = AlexNet(10, input_size=96, maps=(6, 8, 0, 0, 4), fc=())

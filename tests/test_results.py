@@ -82,6 +82,12 @@ def test_what_has_no_deviation_and_what_cannot_be_divided(figures):
     assert cell(results.report(figures), "Δ of masking the nose") == ["0.74", "–, 1.50 (7)"]
 
 
+def test_a_net_with_fewer_layers_leaves_its_cells_empty(figures):
+    path = figures / "demo" / "15_probes.csv"
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if ",7," not in line) + "\n")
+    assert cell(results.report(figures), "SVM on layer 7") == ["85.5 %", "–"] and cell(results.report(figures), "SVM on layer 4")[1] != "–"
+
+
 def test_a_row_that_is_not_there_is_an_error(figures):
     path = figures / "demo" / "01_train.csv"
     path.write_text(path.read_text().replace("\n10,", "\n5,"))

@@ -54,6 +54,8 @@ def _change(name: str) -> Callable[[Rows], str]:
 
 def _probe(kind: str, layer: int) -> Callable[[Rows], str]:
     def cell(rows: Rows) -> str:
+        if not any(row["layer"] == str(layer) for row in rows):  # a net with fewer layers
+            return NONE
         most = max((row["images_per_class"] for row in rows), key=int)
         row = _one(rows, net="trained", classifier=kind, layer=str(layer), images_per_class=most)
         return _measured(100 * float(row["accuracy"]), 100 * float(row["std"]), " %", most)

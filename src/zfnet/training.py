@@ -42,7 +42,10 @@ class Evaluation:
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one, with convolutions in full float32: cuDNN's TF32 rounds inputs to ten bits, and no two ways of computing would agree."""
+    """The GPU where there is one, with convolutions in full float32: cuDNN's TF32 rounds inputs to ten bits, and no two ways of computing would agree.
+
+    Training alone keeps TF32 (`train`), where it is faster and noise is no harm.
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False
@@ -180,7 +183,18 @@ def train(profile: Profile, data: Data | None = None, device: torch.device | str
     with provenance.locked(profile.weights_file) if distributed.is_first() else contextlib.nullcontext():
         if meta := distributed.from_first(lambda: _done(profile, key)):  # another run may have trained the net meanwhile
             return meta
-        return _train(profile, data, key, torch.device(device or default_device()), progress and distributed.is_first())
+        device = torch.device(device or default_device())
+        with _tf32():
+            return _train(profile, data, key, device, progress and distributed.is_first())
+
+
+@contextlib.contextmanager
+def _tf32() -> Iterator[None]:
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
