@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import importlib
 import io
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -424,6 +426,20 @@ def test_the_table_of_top9_is_brute_force(here, tmp_path, capsys, monkeypatch):
                 assert np.allclose(block, plots.to_grey_centred(whole[0, :, top:bottom, left:right], scale), atol=1e-4)
                 picture = image * net.std + net.mean
                 assert np.allclose(source, (picture[:, top:bottom, left:right] / 255).movedim(0, -1).numpy(), atol=1e-4)
+
+
+def test_top9_repeats_its_own_warnings_and_not_those_of_python(here, capsys, monkeypatch):
+    module = importlib.import_module("zfnet.explain")
+    read = module.read_folder
+
+    def warned(*arguments):
+        warnings.warn("2 images cannot be read", stacklevel=1)
+        warnings.warn("use of fork() may lead to deadlocks in the child", DeprecationWarning, stacklevel=1)
+        return read(*arguments)
+
+    monkeypatch.setattr(module, "read_folder", warned)
+    assert main(["top9", "many/more", "--model", f"{here}:small", "--channel", "2", "--out", "m.png"]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")] == ["note: 2 images cannot be read"]
 
 
 def test_top9_draws_one_map_or_as_many_images_as_there_are(here, capsys, monkeypatch):
