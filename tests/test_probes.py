@@ -250,7 +250,7 @@ def test_every_cell_of_the_table_is_the_probe_it_names(setting):
     nets = {"trained": model, "random weights": build_model(profile, 3)}
     for (net, kind, layer), row, number in ((("trained", "svm", 2), 1, 2), (("random weights", "svm", 6), 0, 1), (("trained", "softmax", 7), 1, 0)):
         size, chosen = profile.probes.per_class[row], probes.draw(data.train.labels, 4, 5000 + number)
-        train = data.train.subset(chosen[:, :size].flatten())
+        train = data.train.subset(chosen[:, :size].flatten().sort().values)
         parts = [(probes.features(nets[net], part, [layer], 50)[layer], part.labels) for part in (train, data.val, data.test)]
         expected = probes.probe(kind, *parts)
         assert (found.accuracy[net, kind, layer][row, number].item(), found.penalty[net, kind, layer][row, number].item()) == pytest.approx(expected)
@@ -272,6 +272,15 @@ def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     assert len(calls) == 36
     probes.load_probes(replace(profile, seed=6), model, data, progress=False)
     assert len(calls) == 54
+
+
+def test_draws_that_take_every_image_are_one(setting, monkeypatch):
+    profile, model, data = setting
+    profile = replace(profile, probes=replace(profile.probes, per_class=(2, 10), draws=3))
+    calls = []
+    monkeypatch.setattr(probes, "probe", lambda kind, *_: (calls.append(kind), (0.25, 0.1))[1])
+    found = probes.load_probes(profile, model, data, progress=False)
+    assert len(calls) == 18 * (3 + 1) and found.accuracy["trained", "svm", 1].shape == (2, 3)
 
 
 def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):

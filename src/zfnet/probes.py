@@ -151,7 +151,12 @@ def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool =
     def build(name: str, kind: str, layer: int):
         held = [(taken(name)[part][layer], parts[part].labels) for part in ("val", "test")]
         own, labels = taken(name)["train"][layer], parts["train"].labels
-        rows = [[probe(kind, (own[one[:, :n].flatten()], labels[one[:, :n].flatten()]), *held) for one in where] for n in config.per_class]
+
+        @functools.cache  # draws that take every image are one and the same
+        def found(chosen: tuple[int, ...]) -> tuple[float, float]:
+            return probe(kind, (own[list(chosen)], labels[list(chosen)]), *held)
+
+        rows = [[found(tuple(sorted(one[:, :n].flatten().tolist()))) for one in where] for n in config.per_class]
         return {"found": torch.tensor(rows, dtype=torch.float64)}, provenance.record(profile, features=own.shape[1])
 
     accuracy, penalty, dimensions = {}, {}, {}
