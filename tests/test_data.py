@@ -172,6 +172,9 @@ def test_cifar10_in_torchvisions_own_format(root, monkeypatch):
     assert (len(found.train), len(found.val), len(found.test)) == (90, 10, 20) and found.classes[3] == "class3"
     raw = pickle.loads((folder / "test_batch").read_bytes())["data"].reshape(20, 3, 32, 32)
     assert np.array_equal(found.test.pixels.numpy(), raw)
+    assert found.test.names[3] == "test/class3/0000.jpg" and found.test.names[13] == "test/class3/0001.jpg"
+    numbers = sorted(name for name in found.train.names + found.val.names if "/class3/" in name)
+    assert numbers == [f"train/class3/{n:04d}.jpg" for n in range(10)]
 
 
 def test_caltech101_in_torchvisions_own_format(root):

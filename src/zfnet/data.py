@@ -328,6 +328,16 @@ def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], d
     return tensors, {"classes": list(classes), "names": names, "lengths": [len(part) for part in parts]}
 
 
+def _numbered(labels: torch.Tensor, classes: Sequence[str], official: torch.Tensor) -> list[str]:
+    """Names for CIFAR-10's images, which have none: "test/dog/0012.jpg" is the thirteenth dog of the test images, as in a folder of them in their order."""
+    number, names = {}, []
+    for label, is_test in zip(labels.tolist(), official.tolist(), strict=True):
+        folder = f"{'test' if is_test else 'train'}/{classes[label]}"
+        number[folder] = number.get(folder, -1) + 1
+        names.append(f"{folder}/{number[folder]:04d}.jpg")
+    return names
+
+
 def _read_torchvision(profile: Profile):
     """CIFAR-10 or Caltech-101 as torchvision stores them under `data: root:`; downloaded there when missing."""
     from torchvision import datasets
@@ -349,7 +359,7 @@ def _read_torchvision(profile: Profile):
         pixels = torch.cat([resize(chunk, [side, side], antialias=True) for chunk in arrays.split(1000)])
         labels = torch.tensor([label for part in parts for label in part.targets])
         official = torch.arange(len(labels)) >= len(parts[0])
-        return pixels, labels, parts[0].classes, None, official
+        return pixels, labels, parts[0].classes, _numbered(labels, parts[0].classes, official), official
     (caltech,) = parts
     pixels = torch.stack([center_crop(resize(pil_to_tensor(image.convert("RGB")), side, antialias=True), [side, side])
                           for image, _ in tqdm(caltech, desc="decoding", disable=None, leave=False)])  # fmt: skip
