@@ -35,7 +35,7 @@ def probes_figure(found: Probes, classes: int, title: str, own_accuracy: float |
     chance_label(ours, 0.8, 1 / classes, size=7.5)
     if own_accuracy is not None:
         ours.plot((0.8, last + 0.2), [100 * own_accuracy] * 2, color="crimson", linewidth=0.8, linestyle=":")
-        ours.text(0.8, 100 * own_accuracy - 1, "the net's own softmax", fontsize=7.5, color="crimson", va="top")
+        ours.text(0.8, 100 * own_accuracy + 0.6, "the net's own softmax", fontsize=7.5, color="crimson", va="bottom")
     for n, (name, colour) in enumerate((("Caltech-101, 30 a class", "C0"), ("Caltech-256, 60 a class", "C1"))):
         layers = PAPER["svm"]
         paper.plot(list(layers), [layers[layer][n] for layer in layers], "o-", color=colour, markersize=4, linewidth=1.4)
