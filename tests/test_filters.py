@@ -192,6 +192,16 @@ def test_the_figure_frames_what_was_counted_and_labels_what_folds_back():
     plt.close(figure)
 
 
+def test_what_lies_below_the_axis_is_marked_and_not_drawn_on_it():
+    counts = filters.count_filters(planted(), torch.ones(9))
+    shares = [1.0, 0.0002, 0.0]
+    figure = plots.two_layers_figure({"one": (planted(), counts)}, {"two": [torch.rand(9, 9, 3).numpy()]}, {"net": ([0.0, 0.25, 0.5], shares, 2)}, "title")
+    curves = figure.axes[-1]
+    assert curves.texts[0].get_text() == "net, stride 2:\nless than 0.1% folds back"
+    assert curves.lines[0].get_ydata().tolist() == shares and curves.lines[1].get_marker() == "v"
+    plt.close(figure)
+
+
 def small_data():
     pixels = torch.zeros(12, 3, 70, 70, dtype=torch.uint8)
     pixels[:, 0, 0, 0] = torch.arange(12)

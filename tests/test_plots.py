@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from zfnet import Images, Occlusion, TopActivations, plots, profiles
+from zfnet.plots import panels
 from zfnet.plots.saving import LIMIT, _fewer_colours
 
 
@@ -76,6 +77,23 @@ def test_a_layer_that_never_fires_is_an_error():
     nothing = TopActivations(*(torch.zeros(5, 2, dtype=torch.float if field.name == "value" else torch.long) for field in dataclasses.fields(TopActivations)))
     with pytest.raises(ValueError, match="no map of this layer fires for any of these images"):
         plots.random_maps(nothing, 3, 0)
+
+
+@pytest.mark.parametrize(("chance", "height", "side"), [(0.1, 9, "top"), (0.01, 2, "bottom")])
+def test_chance_is_named_where_there_is_room(chance, height, side):
+    _, axis = plt.subplots()
+    panels.chance_label(axis, 3, chance)
+    (label,) = axis.texts
+    assert label.get_position() == (3, pytest.approx(height)) and label.get_va() == side
+
+
+@pytest.mark.parametrize(("count", "named"), [(12, True), (61, False)])
+def test_a_confusion_of_many_classes_has_no_names_too_small_to_read(count, named):
+    classes = [f"class {n}" for n in range(count)]
+    figure = plots.confusion_figure(torch.arange(count), torch.arange(count), classes, "T")
+    axis = figure.axes[0]
+    assert ("class 3" in [label.get_text() for label in axis.get_xticklabels()]) == named
+    assert axis.get_xlabel() == ("predicted class" if named else "predicted class, class 0 to class 60")
 
 
 def test_the_maps_of_an_occlusion_lie_where_the_squares_centres_are():

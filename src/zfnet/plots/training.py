@@ -30,7 +30,7 @@ def confusion_figure(predictions: torch.Tensor, labels: torch.Tensor, classes: S
     n = len(classes)
     table = torch.zeros(n, n, dtype=torch.long).index_put_((labels, predictions), torch.tensor(1), accumulate=True)
     figure, axis = plt.subplots(figsize=(6.4, 5.6) if n <= 20 else (9, 8.4))
-    axis.imshow(table / table.sum(1, keepdim=True).clamp_min(1), cmap="Blues", vmin=0, vmax=1)
+    axis.imshow((table / table.sum(1, keepdim=True).clamp_min(1)).numpy(), cmap="Blues", vmin=0, vmax=1)
     if n > 60:
         axis.set(xlabel=f"predicted class, {classes[0]} to {classes[-1]}", ylabel="true class, in the same order")
     else:
