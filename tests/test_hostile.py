@@ -340,6 +340,32 @@ def test_a_killed_decoder_gets_one_line(root, got):
     got("folder", "a decoding process killed", caught.value)
 
 
+@pytest.mark.parametrize("seen", [ConnectionResetError, ConnectionRefusedError, BrokenPipeError, EOFError, FileNotFoundError])
+def test_a_dead_decoder_is_known_by_its_socket_too(root, monkeypatch, seen):
+    """Which of the two the program sees first, the signal or the closed socket that tensors are fetched through, is chance."""
+    photos(root / "images" / "cat", 10)
+
+    def loader(*_, **__):
+        yield torch.zeros(2, 3, 16, 16, dtype=torch.uint8), {}
+        raise seen
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", loader)
+    images = Files(root / "images", [(f"cat/{n}.png", 0, 0) for n in range(10)], 16)
+    read = files.read_ahead(images, torch.arange(10).split(2))
+    assert len(next(read)[0]) == 2
+    with pytest.raises(OSError, match="^a process that decodes images was killed"):
+        next(read)
+
+
+def test_a_decoder_that_dies_during_a_step_gets_the_same_line(monkeypatch, capsys):
+    def step(_):
+        raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
+
+    monkeypatch.setattr("zfnet.__main__._do", step)
+    assert main(["train", "demo"]) == 1
+    assert capsys.readouterr().err == f"error: {files.KILLED}\n"
+
+
 # --- Weights ------------------------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
+        if str(error).startswith("DataLoader worker"):  # a signal's error, raised wherever the program was just then
+            from .files import KILLED
+
+            print(f"error: {KILLED}", file=sys.stderr)
+            return 1
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         reason = (str(error).splitlines() or ["no more is to be had"])[0]

@@ -123,24 +123,28 @@ class _Reader(torch.utils.data.Dataset):
         return self.read(self.parts[n])
 
 
-def _ahead(read, parts: Sequence[torch.Tensor]) -> Iterator:
-    """read(part) for each part in order, worked out ahead by as many processes as there are cores for each process of a run, up to eight."""
+KILLED = "a process that decodes images was killed: most likely memory, or /dev/shm, ran out. The same command goes on"
+
+
+def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -> Iterator:
+    """use(part, read(part)) for each part in order, read ahead by as many processes as there are cores for each process of a run, up to eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))) if len(parts) > 4 else 0
     own = torch.Generator()  # or the loader would draw from the global one, and dropout would differ from a run in memory
     try:
-        yield from torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own)
-    except RuntimeError as error:
-        if "worker" not in str(error):
+        for part, found in zip(parts, torch.utils.data.DataLoader(_Reader(read, parts), batch_size=None, num_workers=workers, generator=own), strict=True):
+            yield use(part, found)
+        return
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:  # a dead process is seen by its signal, or by its socket before that
+        if isinstance(error, RuntimeError) and "worker" not in str(error):
             raise
-        raise OSError("a process that decodes images was killed: most likely memory, or /dev/shm, ran out. The same command goes on") from error
+    raise OSError(KILLED)  # out here the loader is gone with its error: no signal can follow
 
 
 def read_ahead(pixels: torch.Tensor | Files, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """For each part (indices) in turn a tensor of images and the part's rows in it: the images themselves in memory, decoded parts of files."""
     if isinstance(pixels, Files):
-        for part, found in zip(parts, _ahead(pixels.read, parts), strict=True):
-            yield pixels.intact(*found), torch.arange(len(part))
+        yield from _ahead(pixels.read, parts, lambda part, found: (pixels.intact(*found), torch.arange(len(part))))
     else:
         yield from ((pixels, part) for part in parts)
 
