@@ -56,6 +56,10 @@ endif
 JOBS = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
 SHARE = $(if $(filter -j%,$(MAKEFLAGS)),n=$(or $(JOBS),$$(getconf _NPROCESSORS_ONLN)); \
 	export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($$(getconf _NPROCESSORS_ONLN) + n - 1) / n ))};)
+# Tests run in as many processes as there are cores, four at most, each with its share of them; the longest notebook goes first.
+SPLIT := cores=$$(getconf _NPROCESSORS_ONLN); n=$$((cores < 4 ? cores : 4)); \
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( (cores + n - 1) / n ))}
+LONGEST := notebooks/14_ablation.ipynb
 PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 .DELETE_ON_ERROR:
@@ -83,10 +87,10 @@ gallery: $(RUNS)/.scanned ## a static site of all feature maps of PROFILE: runs/
 
 test: $(READY) ## ruff, pytest, then every notebook through nbval
 	$(PY) -m ruff check .
-	$(PY) -m pytest -q
+	$(SPLIT) $(PY) -m pytest -q -n $$n --dist worksteal
 	@$(MAKE) --no-print-directory runs/demo/.scanned PROFILE=demo
-	$(PY) -m pytest -q --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
-	  --nbval-sanitize-with tests/nbval.cfg notebooks/*.ipynb
+	$(SPLIT) ZFNET_FIGURES="$(CURDIR)/runs/demo/tested" $(PY) -m pytest -q -n $$n --dist loadscope --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
+	  --nbval-sanitize-with tests/nbval.cfg $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard notebooks/*.ipynb)))
 
 bench: $(READY) ## time everything beside its peers (12 minutes): a table, and benchmarks/results.json
 	$(PY) benchmarks/run.py

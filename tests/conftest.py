@@ -2,17 +2,17 @@
 
 import pytest
 
-_LINES: dict[str, None] = {}
-
 
 @pytest.fixture
-def report():
+def report(request):
     """Call it with a line; it is printed once in the terminal summary."""
-    return lambda line: _LINES.setdefault(line)
+    return lambda line: request.node.user_properties.append(("measured", line))  # which come along from the processes of `pytest -n`, too
 
 
 def pytest_terminal_summary(terminalreporter):
-    if _LINES:
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    lines = dict.fromkeys(value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "measured")
+    if lines:
         terminalreporter.section("measured")
-        for line in _LINES:
+        for line in lines:
             terminalreporter.write_line(line)

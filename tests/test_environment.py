@@ -203,6 +203,13 @@ def test_dry_run_has_no_error(target, make):
     make("-n", target)
 
 
+def test_tests_leave_the_committed_figures_alone(make):
+    (nbval,) = [line for line in make("-n", "test").replace("\\\n", "").splitlines() if "--nbval" in line]
+    assert f'ZFNET_FIGURES="{ROOT}/runs/' in nbval
+    tested = re.findall(r"notebooks/\S+\.ipynb", nbval)
+    assert sorted(tested) == sorted(f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb"))
+
+
 def test_a_misspelt_profile_is_named_beside_the_good_ones(make):
     message = make("figures", "PROFILE=dmeo", succeeds=False)
     assert "no profile 'dmeo'" in message

@@ -187,6 +187,15 @@ def test_figures_are_byte_equal_and_below_the_limit(tmp_path, monkeypatch):
     plt.close(figure)
 
 
+def test_figures_and_tables_go_elsewhere_where_the_environment_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.profiles.ROOT", tmp_path / "project")
+    profile = Profile("p", "P")
+    assert profile.figures == tmp_path / "project" / "Figures" / "p"
+    monkeypatch.setenv("ZFNET_FIGURES", str(tmp_path / "other"))
+    assert plots.save_table([{"a": 1}], profile, "t") == tmp_path / "other" / "p" / "t.csv"
+    assert not (tmp_path / "project").exists() and (tmp_path / "other" / "p" / "t.csv").read_text().endswith("a\n1\n")
+
+
 def test_the_command_line_answers_in_one_line(capsys):
     assert main(["train", "dmo"]) == 1
     out = capsys.readouterr()

@@ -4,6 +4,7 @@
     profile = load_profile("my/own.yaml")   # a file of your own
 
 The root of the project is the folder that holds `profiles/`: this checkout, or the one named by the environment variable ZFNET_ROOT.
+ZFNET_FIGURES names another folder than its Figures/ for what notebooks draw, as `make test` does.
 """
 
 from __future__ import annotations
@@ -213,7 +214,7 @@ class Profile:
     @property
     def figures(self) -> Path:
         """Where figures and tables go."""
-        return ROOT / "Figures" / self.name
+        return Path(os.environ.get("ZFNET_FIGURES") or ROOT / "Figures").resolve() / self.name
 
     @property
     def given_weights(self) -> Path | None:
