@@ -31,6 +31,7 @@ endif
 
 RUNS := runs/$(PROFILE)
 FIGURES := Figures/$(PROFILE)
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 SOURCES := pyproject.toml $(wildcard src/zfnet/*.py src/zfnet/*/*.py)
 STEMS := $(shell cat $(RUNS)/.notebooks 2>/dev/null)
 EXECUTED := $(STEMS:%=$(RUNS)/notebooks/%.ipynb)
@@ -49,17 +50,17 @@ export PYTHONUNBUFFERED := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport MPLBACKEND
 
-# `make -jN` runs N notebooks at once, each with its share of the cores; everything else goes step by step.
+# Notebooks run two at a time, or as many as -jN says, each with its share of the cores; everything else goes step by step.
 ifneq ($(MAKECMDGOALS),drawn)
 .NOTPARALLEL:
 endif
-JOBS = $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS)))
-SHARE = $(if $(filter -j%,$(MAKEFLAGS)),n=$(or $(JOBS),$$(getconf _NPROCESSORS_ONLN)); \
-	export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($$(getconf _NPROCESSORS_ONLN) + n - 1) / n ))};)
-# Tests run in as many processes as there are cores, four at most, each with its share of them; the longest notebook goes first.
-SPLIT := cores=$$(getconf _NPROCESSORS_ONLN); n=$$((cores < 4 ? cores : 4)); \
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( (cores + n - 1) / n ))}
-LONGEST := notebooks/14_ablation.ipynb
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+JOBS = $(if $(filter -j%,$(MAKEFLAGS)),$(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(CORES)),$(if $(filter-out 1,$(CORES)),2,1))
+SHARE = $(if $(filter-out 1,$(JOBS)),export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) ))};)
+LONGEST := 14_ablation
+
+# Tests run in as many processes as there are cores, four at most.
+SPLIT := n=$$(($(CORES) < 4 ? $(CORES) : 4)); OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($(CORES) + n - 1) / n ))}
 PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 .DELETE_ON_ERROR:
@@ -74,13 +75,13 @@ help: ## this list (the default)
 	@echo "  PYTHON=path     use that Python (of an active environment, say) as it is; nothing is installed"
 	@echo "  BASE=path       the Python to build .venv from, when several are there"
 	@echo "  NPROC=n         train and scan with n processes: one for each GPU"
-	@echo "  -jN             run N notebooks at once"
+	@echo "  -jN             run N notebooks at a time instead of two"
 
 env: $(READY) ## set up .venv with the exact versions of requirements.txt
 	@$(PY) -c 'import platform, sys; print("Ready:", sys.executable, "with Python", platform.python_version())'
 
 figures: $(RUNS)/.scanned $(RUNS)/.notebooks ## train, scan and run the notebooks of PROFILE; the figures go to Figures/PROFILE/
-	@$(MAKE) --no-print-directory drawn
+	@$(MAKE) --no-print-directory $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) JOBS=$(JOBS) drawn
 
 gallery: $(RUNS)/.scanned ## a static site of all feature maps of PROFILE: runs/PROFILE/gallery/index.html; with ZIP=1 also packed
 	$(PY) -m zfnet gallery $(PROFILE) $(if $(ZIP),--zip)
@@ -90,7 +91,7 @@ test: $(READY) ## ruff, pytest, then every notebook through nbval
 	$(SPLIT) $(PY) -m pytest -q -n $$n --dist worksteal
 	@$(MAKE) --no-print-directory runs/demo/.scanned PROFILE=demo
 	$(SPLIT) ZFNET_FIGURES="$(CURDIR)/runs/demo/tested" $(PY) -m pytest -q -n $$n --dist loadscope --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
-	  --nbval-sanitize-with tests/nbval.cfg $(LONGEST) $(filter-out $(LONGEST),$(sort $(wildcard notebooks/*.ipynb)))
+	  --nbval-sanitize-with tests/nbval.cfg $(filter %/$(LONGEST).ipynb,$(NOTEBOOKS)) $(filter-out %/$(LONGEST).ipynb,$(NOTEBOOKS))
 
 bench: $(READY) ## time everything beside its peers (12 minutes): a table, and benchmarks/results.json
 	$(PY) benchmarks/run.py
@@ -200,7 +201,8 @@ $(RUNS)/.notebooks: notebooks/. profiles/$(PROFILE).yaml $(SOURCES) | $(READY)
 	@$(PY) -m zfnet notebooks $(PROFILE) > $@.new
 	@mv $@.new $@
 
-drawn: $(EXECUTED)
+# The longest goes first, where another runs beside it.
+drawn: $(if $(filter-out 1,$(JOBS)),$(filter %/$(LONGEST).ipynb,$(EXECUTED))) $(EXECUTED)
 	@echo "$(FIGURES)/: $(words $(STEMS)) figures, up to date"
 
 $(EXECUTED): $(RUNS)/notebooks/%.ipynb: notebooks/%.ipynb $(RUNS)/.scanned $(wildcard $(MADE:%=$(RUNS)/%.safetensors))

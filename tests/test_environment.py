@@ -128,6 +128,11 @@ case "$*" in
     stem=$(basename "$source" .ipynb)
     echo "run $stem" >> log
     grep -q broken "$source" && { echo "Exception encountered at In [5]" >&2; exit 1; }
+    if grep -q together "$source"; then
+      touch here-$stem
+      for n in 1 2 3 4 5 6 7 8 9; do [ $(ls here-* | wc -l) = 2 ] && break; sleep 0.3; done
+      echo $(ls here-* | wc -l) here, ${OMP_NUM_THREADS:-all} threads >> log
+    fi
     cp "$source" "$target"
     touch runs/demo/$stem.safetensors  # what a notebook keeps is newer than the notebooks before it
     grep -q silent "$source" || { mkdir -p Figures/demo; touch Figures/demo/$stem.png; } ;;
@@ -148,7 +153,7 @@ def make():
     if shutil.which("make") is None:
         pytest.skip("needs make")
     # `make test` hands its own flags down; these runs are not part of it.
-    outside = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    outside = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "OMP_"))}
 
     def run(*arguments, folder=ROOT, succeeds=True):
         command = ["make", *arguments]
@@ -251,6 +256,18 @@ def test_figures_are_made_once(house):
     assert house("figures") == ["run 01_first", "run 02_second", "scan", "train"]
     assert house("figures") == []
     assert house("-j2", "figures") == []
+
+
+@pytest.mark.parametrize("flags, said", [
+    (("CORES=6",), ["2 here, 3 threads"] * 2),
+    (("CORES=6", "-j4"), ["2 here, 2 threads"] * 2),
+    (("CORES=6", "-j1"), ["1 here, all threads", "2 here, all threads"]),  # the first one's mark stays
+    (("CORES=1",), ["1 here, all threads", "2 here, all threads"]),
+])  # fmt: skip
+def test_notebooks_run_two_at_a_time_and_share_the_cores(house, flags, said):
+    for stem in ("01_first", "02_second"):
+        (house.folder / f"notebooks/{stem}.ipynb").write_text("together")
+    assert [line for line in house(*flags, "figures") if "here" in line] == said
 
 
 def test_a_gallery_follows_the_scan(house):
