@@ -211,7 +211,8 @@ def small_data():
 
 def test_the_compared_nets_differ_in_one_thing_each():
     profile = load_profile("demo")
-    profile = dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, images=7, rms=0.05, gain=3.0, lr=0.007, batch_size=5, epochs=9))
+    options = {"images": 7, "rms": 0.05, "gain": 3.0, "lr": 0.007, "batch_size": 5, "epochs": 9, "weight_decay": 0.04}
+    profile = dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, **options))
     nets = filters.compared(profile, small_data())
     assert list(nets) == ["zfnet-free", "alexnet", "zfnet"]
     profiles = {name: derived for name, (derived, _) in nets.items()}
@@ -219,7 +220,7 @@ def test_the_compared_nets_differ_in_one_thing_each():
     assert dataclasses.replace(profiles["zfnet-free"].training, rms=0.05) == profiles["zfnet"].training == profiles["alexnet"].training
     assert dataclasses.replace(profiles["alexnet"].model, name="zfnet") == profiles["zfnet"].model == profiles["zfnet-free"].model
     recipe = profiles["zfnet"].training
-    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (9, 5, 0.007, 0.0) and profiles["zfnet"].model.dropout == 0
+    assert (recipe.epochs, recipe.batch_size, recipe.lr, recipe.weight_decay) == (9, 5, 0.007, 0.04) and profiles["zfnet"].model.dropout == 0
     assert (profiles["zfnet"].model.maps, profiles["zfnet"].model.fc) == (profile.filters.maps, profile.filters.fc)
     assert len({p.runs for p in profiles.values()}) == 3 and all(p.runs.is_relative_to(profile.runs) for p in profiles.values())
     chosen = [data.train.pixels[:, 0, 0, 0].tolist() for _, data in nets.values()]

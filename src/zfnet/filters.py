@@ -188,8 +188,8 @@ def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
     nets = {}
     for name, net, rms in (("zfnet-free", "zfnet", None), ("alexnet", "alexnet", config.rms), ("zfnet", "zfnet", config.rms)):
         model = ModelConfig(name=net, maps=config.maps, fc=config.fc, dropout=0.0, conv1_scale=config.conv1_scale)
-        training = TrainingConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, schedule="onecycle", rms=rms,
-                                  flip=profile.training.flip, ten_crop=False)  # fmt: skip
+        training = TrainingConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, weight_decay=config.weight_decay,
+                                  schedule="onecycle", rms=rms, flip=profile.training.flip, ten_crop=False)  # fmt: skip
         inputs = dataclasses.replace(profile.data, gain=config.gain)
         nets[name] = dataclasses.replace(profile, name=f"{profile.name}/filters/{name}", data=inputs, model=model, training=training), data
     return nets
