@@ -58,10 +58,10 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 JOBS = $(if $(filter -j%,$(MAKEFLAGS)),$(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),$(CORES)),$(if $(filter-out 1,$(CORES)),2,1))
 SHARE = $(if $(filter-out 1,$(JOBS)),export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($(CORES) + $(JOBS) - 1) / $(JOBS) ))};)
 LONGEST := 14_ablation
+PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 # Tests run in as many processes as there are cores, four at most.
 SPLIT := n=$$(($(CORES) < 4 ? $(CORES) : 4)); OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($(CORES) + n - 1) / n ))}
-PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no-progress-bar --log-level WARNING
 
 .DELETE_ON_ERROR:
 .PHONY: help env figures gallery test bench lab train scan notebooks lock clean drawn check-python FORCE
@@ -107,7 +107,7 @@ scan: train ## find the strongest activations of every feature map, unless they 
 
 notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep them, outputs and all, as they are committed
 	@mkdir -p runs/demo/notebooks
-	@set -e; for notebook in notebooks/*.ipynb; do \
+	@set -e; $(SHARE) for notebook in notebooks/*.ipynb; do \
 	  echo "$$notebook: running"; \
 	  new="runs/demo/notebooks/$$(basename "$$notebook" .ipynb).new.ipynb"; \
 	  $(PAPERMILL) "$$notebook" "$$new"; \

@@ -127,7 +127,10 @@ KILLED = "a process that decodes images was killed: most likely memory, or /dev/
 
 
 def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -> Iterator:
-    """use(part, read(part)) for each part in order, read ahead by as many processes as there are cores for each process of a run, up to eight."""
+    """use(part, read(part)) for each part in order, read ahead by as many processes as there are cores for each process of a run, up to eight.
+
+    A process that dies is an OSError, from `use`, too: PyTorch's signal may strike there.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))) if len(parts) > 4 else 0
     own = torch.Generator()  # or the loader would draw from the global one, and dropout would differ from a run in memory
