@@ -1,4 +1,6 @@
-"""What others do, for the same results: captum's attributions, and the loops that people write, corrected so that they compute the same thing."""
+"""What others do, for the same results: captum's attributions, and the loops that people write,
+corrected so that they compute the same thing.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,16 @@ from torch import nn
 from torchvision import transforms
 
 
-def captum_projection(model: nn.Module, layer: str, images: torch.Tensor, channel: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """captum's NeuronDeconvolution for one unit of each image; it starts from 1, not from the activation."""
+def captum_projection(
+    model: nn.Module,
+    layer: str,
+    images: torch.Tensor,
+    channel: torch.Tensor,
+    position: torch.Tensor,
+) -> torch.Tensor:
+    """captum's NeuronDeconvolution for one unit of each image; it starts from 1, not from the
+    activation.
+    """
     every = torch.arange(len(images))
     row, col = position.unbind(1)
     with warnings.catch_warnings():
@@ -23,21 +33,48 @@ def captum_projection(model: nn.Module, layer: str, images: torch.Tensor, channe
         return method.attribute(images, lambda maps: maps[every, channel, row, col]).detach()
 
 
-def captum_occlusion(model: nn.Module, image: torch.Tensor, target: int, size: int, stride: int, perturbations: int) -> torch.Tensor:
-    """captum's Occlusion of the target's logit, averaged over the windows that cover a pixel: (1, 3, H, W)."""
+def captum_occlusion(
+    model: nn.Module, image: torch.Tensor, target: int, size: int, stride: int, perturbations: int
+) -> torch.Tensor:
+    """captum's Occlusion of the target's logit, averaged over the windows that cover a pixel: (1,
+    3, H, W).
+    """
     method = captum.attr.Occlusion(model)
     with torch.no_grad():
-        return method.attribute(image[None], (3, size, size), (3, stride, stride), 0.0, target, perturbations_per_eval=perturbations)
+        return method.attribute(
+            image[None],
+            (3, size, size),
+            (3, stride, stride),
+            0.0,
+            target,
+            perturbations_per_eval=perturbations,
+        )
 
 
 @torch.no_grad()
-def plain_projection(features: nn.Sequential, layer: str, images: torch.Tensor, channel: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """The whole image up and down in the default layout: pool with indices, zero everything but the unit, then unpool, rectify and filter."""
+def plain_projection(
+    features: nn.Sequential,
+    layer: str,
+    images: torch.Tensor,
+    channel: torch.Tensor,
+    position: torch.Tensor,
+) -> torch.Tensor:
+    """The whole image up and down in the default layout: pool with indices, zero everything but the
+    unit, then unpool, rectify and filter.
+    """
     x, tape = images, []
     for name, module in features.named_children():
         size, indices = x.shape, None
         if isinstance(module, nn.MaxPool2d):
-            x, indices = F.max_pool2d(x, module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode, return_indices=True)
+            x, indices = F.max_pool2d(
+                x,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.ceil_mode,
+                return_indices=True,
+            )
         else:
             x = F.relu(x) if isinstance(module, nn.ReLU) else module(x)
         tape.append((module, size, indices))
@@ -61,14 +98,21 @@ def plain_projection(features: nn.Sequential, layer: str, images: torch.Tensor, 
 
 
 class Files(torch.utils.data.Dataset):
-    """Image files opened one at a time with PIL and torchvision's transforms, as a plain training script has them."""
+    """Image files opened one at a time with PIL and torchvision's transforms, as a plain training
+    script has them.
+    """
 
     def __init__(self, folder: Path, labels: torch.Tensor, resize: int, size: int):
         self.paths, self.labels = sorted(folder.glob("*.jpg")), labels
-        self.transform = transforms.Compose([
-            transforms.Resize(resize), transforms.RandomCrop(size), transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-            transforms.Normalize([0.5] * 3, [0.25] * 3),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(resize),
+                transforms.RandomCrop(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize([0.5] * 3, [0.25] * 3),
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,7 +122,9 @@ class Files(torch.utils.data.Dataset):
             return self.transform(image.convert("RGB")), int(self.labels[index])
 
 
-def plain_training(model: nn.Module, loader: torch.utils.data.DataLoader, lr: float, steps: int) -> None:
+def plain_training(
+    model: nn.Module, loader: torch.utils.data.DataLoader, lr: float, steps: int
+) -> None:
     """SGD with momentum in the default layout, reading the next batch between steps."""
     optimiser = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     device = next(model.parameters()).device

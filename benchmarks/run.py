@@ -1,11 +1,13 @@
 """Everything that claims to be fast, beside what others use, in one run: `make bench`.
 
-Ours and the peer take turns on the same input; the medians are compared. ratio = peer's time / ours; error = relative L2 difference of the results in
-float32. Where two values of a pooling window differ by less than rounding, float32 decides by chance which is the larger, in any implementation: a
-projection through such a switch moves. Those units (float32 and float64 disagree, of ours or of the peer's) are counted, `undecided`, and left out of
-the error; `error_float64` is of all units.
+Ours and the peer take turns on the same input; the medians are compared. ratio = peer's time /
+ours; error = relative L2 difference of the results in float32. Where two values of a pooling window
+differ by less than rounding, float32 decides by chance which is the larger, in any implementation:
+a projection through such a switch moves. Those units (float32 and float64 disagree, of ours or of
+the peer's) are counted, `undecided`, and left out of the error; `error_float64` is of all units.
 
-Writes benchmarks/results.json (one list for all devices; a device's own rows are replaced) and the table in the README.
+Writes benchmarks/results.json (one list for all devices; a device's own rows are replaced) and the
+table in the README.
 """
 
 from __future__ import annotations
@@ -31,19 +33,36 @@ import torchvision
 from torch import nn
 from torchvision.io import encode_jpeg, write_file
 
-from zfnet import Deconvnet, ZFNet, build_model, load_data, load_profile, occlude, paper_layers, provenance, scan, shapes, training
-from zfnet.data import Images, batches, random_crops
-from zfnet.sections import write_sections
-from zfnet.stack import forward_layer
+from tools.sections import write_sections
+from zfnet import (
+    Deconvnet,
+    ZFNet,
+    build_model,
+    load_data,
+    load_profile,
+    occlude,
+    paper_layers,
+    scan,
+)
+from zfnet.data import shapes
+from zfnet.data.images import Images, batches, random_crops
+from zfnet.graph.stack import forward_layer
+from zfnet.store import artefacts, device
+from zfnet.training import run
 
 RESULTS, README = Path(__file__).with_name("results.json"), Path(__file__).parents[1] / "README.md"
-DEVICE = training.default_device()  # in full float32, the peers too
+DEVICE = device.default_device()  # in full float32, the peers too
 WHAT = {
-    "project.conv": "project 32 units of layer {}, ZFNet at 224 px", "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
-    "top9.all": "project the top 9 of every 16th of the 1,376 maps", "scan.overhead": "scan of five layers",
-    "occlude.vgg16.": "occlude, VGG16 at 224 px, square x stride {}", "occlude.": "occlude, ZFNet at 224 px, square x stride {}",
-    "train.step": "train 16 steps of 32 images at 112 px", "train.loop": "train an epoch of the demo", "scan.memory": "peak memory of a scan of 10,000 images",
-}  # fmt: skip
+    "project.conv": "project 32 units of layer {}, ZFNet at 224 px",
+    "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
+    "top9.all": "project the top 9 of every 16th of the 1,376 maps",
+    "scan.overhead": "scan of five layers",
+    "occlude.vgg16.": "occlude, VGG16 at 224 px, square x stride {}",
+    "occlude.": "occlude, ZFNet at 224 px, square x stride {}",
+    "train.step": "train 16 steps of 32 images at 112 px",
+    "train.loop": "train an epoch of the demo",
+    "scan.memory": "peak memory of a scan of 10,000 images",
+}
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -56,8 +75,12 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 3) -> tuple[float, float]:
-    """Median seconds of either, taking turns, after a first time that does not count; the short ones several times a turn."""
+def side_by_side(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int = 3
+) -> tuple[float, float]:
+    """Median seconds of either, taking turns, after a first time that does not count; the short
+    ones several times a turn.
+    """
     runs = ours, theirs
     turns = [min(8, max(1, round(0.5 / seconds(run)))) for run in runs]
     times = [[], []]
@@ -68,24 +91,45 @@ def side_by_side(ours: Callable[[], object], theirs: Callable[[], object], round
 
 
 def row(name: str, ours_s: float, peer: str, peer_s: float, error: float | None) -> dict:
-    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    return {"name": name, "ours_s": round(ours_s, 5), "peer": peer, "peer_s": round(peer_s, 5), "ratio": round(peer_s / ours_s, 2),
-            "error": error, "device": device, "torch": torch.__version__}  # fmt: skip
+    device = (
+        torch.cuda.get_device_name()
+        if DEVICE.type == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return {
+        "name": name,
+        "ours_s": round(ours_s, 5),
+        "peer": peer,
+        "peer_s": round(peer_s, 5),
+        "ratio": round(peer_s / ours_s, 2),
+        "error": error,
+        "device": device,
+        "torch": torch.__version__,
+    }
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(f"{float((found - expected).norm() / expected.norm()):.1e}")
 
 
-def exactness(ours: Callable[[torch.dtype], torch.Tensor], theirs: Callable[[torch.dtype], torch.Tensor]) -> dict:
-    """error, undecided and error_float64 of two projections (N, 3, H, W), each made in the type that it is given."""
-    single, double = ([run(kind).double() for run in (ours, theirs)] for kind in (torch.float32, torch.float64))
+def exactness(
+    ours: Callable[[torch.dtype], torch.Tensor], theirs: Callable[[torch.dtype], torch.Tensor]
+) -> dict:
+    """error, undecided and error_float64 of two projections (N, 3, H, W), each made in the type
+    that it is given.
+    """
+    single, double = (
+        [run(kind).double() for run in (ours, theirs)] for kind in (torch.float32, torch.float64)
+    )
 
     def apart(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a - b).flatten(1).norm(dim=1) > 1e-5 * b.flatten(1).norm(dim=1)
 
     decided = ~(apart(single[0], double[0]) | apart(single[1], double[1]))
-    of = {"error": relative(single[0][decided], single[1][decided]), "undecided": f"{int((~decided).sum())} of {len(decided)}"}
+    of = {
+        "error": relative(single[0][decided], single[1][decided]),
+        "undecided": f"{int((~decided).sum())} of {len(decided)}",
+    }
     return of | {"error_float64": relative(*double)}
 
 
@@ -101,8 +145,12 @@ def zfnet() -> nn.Module:
     return ZFNet().eval().to(DEVICE)
 
 
-def units(features: nn.Sequential, layer: str, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A random firing unit of each image, the first ones at the corners of the map where one fires there."""
+def units(
+    features: nn.Sequential, layer: str, images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A random firing unit of each image, the first ones at the corners of the map where one fires
+    there.
+    """
     maps = Deconvnet(features).activations(images, layer).cpu()
     generator, found = torch.Generator().manual_seed(0), []
     for n, one in enumerate(maps):
@@ -116,7 +164,9 @@ def units(features: nn.Sequential, layer: str, images: torch.Tensor) -> tuple[to
     return found[:, 0], found[:, 1:]
 
 
-def projections(model: nn.Module, images: torch.Tensor, layers: dict[str, str], rounds: int) -> Iterator[dict]:
+def projections(
+    model: nn.Module, images: torch.Tensor, layers: dict[str, str], rounds: int
+) -> Iterator[dict]:
     nets = {torch.float32: model, torch.float64: copy.deepcopy(model).double()}
     deconvnet = Deconvnet(model.features)
     for name, layer in layers.items():
@@ -129,26 +179,39 @@ def projections(model: nn.Module, images: torch.Tensor, layers: dict[str, str], 
             return Deconvnet(nets[kind].features).project(images, layer, *unit)
 
         def captums(kind, layer=layer, unit=(channel, position)):
-            activation = Deconvnet(nets[kind].features).activations(images, layer)[torch.arange(len(images)), unit[0], *unit[1].unbind(1)]
-            return peers.captum_projection(nets[kind], layer, images.to(kind), *unit) * activation[:, None, None, None]
+            activation = Deconvnet(nets[kind].features).activations(images, layer)[
+                torch.arange(len(images)), unit[0], *unit[1].unbind(1)
+            ]
+            return (
+                peers.captum_projection(nets[kind], layer, images.to(kind), *unit)
+                * activation[:, None, None, None]
+            )
 
-        yield row(name, times[0], "captum NeuronDeconvolution", times[1], None) | exactness(mine, captums)
+        yield row(name, times[0], "captum NeuronDeconvolution", times[1], None) | exactness(
+            mine, captums
+        )
 
 
 def project_zfnet() -> Iterator[dict]:
     model = zfnet()
-    yield from projections(model, photos(32, 224), {f"project.conv{n}": f"relu{n}" for n in range(1, 6)}, 3)
+    yield from projections(
+        model, photos(32, 224), {f"project.conv{n}": f"relu{n}" for n in range(1, 6)}, 3
+    )
 
 
 def project_vgg19() -> Iterator[dict]:
     torch.manual_seed(0)
     model = torchvision.models.vgg19(weights=None).eval().to(DEVICE)
     layers = paper_layers(model.features)
-    yield from projections(model, photos(8, 224), {f"project.vgg19.block{n}": layers[n] for n in range(1, 5)}, 2)
+    yield from projections(
+        model, photos(8, 224), {f"project.vgg19.block{n}": layers[n] for n in range(1, 5)}, 2
+    )
 
 
 def top9() -> Iterator[dict]:
-    """The nine strongest of every 16th map of all five layers, over 500 images: 774 units, a map's nine a batch, as the figures draw them."""
+    """The nine strongest of every 16th map of all five layers, over 500 images: 774 units, a map's
+    nine a batch, as the figures draw them.
+    """
     model, inputs = zfnet(), photos(500, 224)
     layers = paper_layers(model.features)
     dataset = torch.utils.data.TensorDataset(inputs.cpu(), torch.zeros(len(inputs)))
@@ -159,7 +222,12 @@ def top9() -> Iterator[dict]:
         for layer in layers.values():
             found = top[layer]
             for channel in range(0, len(found.value), 16):
-                yield inputs[found.image[channel]], layer, channel, torch.stack([found.row, found.col], 2)[channel]
+                yield (
+                    inputs[found.image[channel]],
+                    layer,
+                    channel,
+                    torch.stack([found.row, found.col], 2)[channel],
+                )
 
     def ours():
         for images, layer, channel, position in tasks():
@@ -167,19 +235,39 @@ def top9() -> Iterator[dict]:
 
     def theirs():
         for images, layer, channel, position in tasks():
-            peers.plain_projection(model.features, layer, images, torch.full((9,), channel), position)
+            peers.plain_projection(
+                model.features, layer, images, torch.full((9,), channel), position
+            )
 
-    nets, some = {torch.float32: model.features, torch.float64: copy.deepcopy(model.features).double()}, list(tasks())[::14]
+    nets, some = (
+        {
+            torch.float32: model.features,
+            torch.float64: copy.deepcopy(model.features).double(),
+        },
+        list(tasks())[::14],
+    )
 
     def mine(kind):
         return torch.cat([Deconvnet(nets[kind]).project(images, *unit) for images, *unit in some])
 
     def plain(kind):
-        every = ((layer, images.to(kind), torch.full((9,), channel), position) for images, layer, channel, position in some)
+        every = (
+            (layer, images.to(kind), torch.full((9,), channel), position)
+            for images, layer, channel, position in some
+        )
         return torch.cat([peers.plain_projection(nets[kind], *one) for one in every])
 
     of = exactness(mine, plain)  # warms both up, too
-    yield row("top9.all", seconds(ours), "full-image reverse pass, batches of 9", seconds(theirs), None) | of
+    yield (
+        row(
+            "top9.all",
+            seconds(ours),
+            "full-image reverse pass, batches of 9",
+            seconds(theirs),
+            None,
+        )
+        | of
+    )
 
 
 def scan_overhead() -> Iterator[dict]:
@@ -193,12 +281,19 @@ def scan_overhead() -> Iterator[dict]:
                 model.features[:12](images.to(DEVICE).contiguous(memory_format=torch.channels_last))
 
     ours_s, bare_s = side_by_side(lambda: scan(model.features, dataset, layers), bare, 5)
-    x, error, found = inputs.contiguous(memory_format=torch.channels_last), 0.0, scan(model.features, dataset, layers, batch_size=128)
+    x, error, found = (
+        inputs.contiguous(memory_format=torch.channels_last),
+        0.0,
+        scan(model.features, dataset, layers, batch_size=128),
+    )
     with torch.no_grad():
         for name, module in model.features.named_children():
             x = forward_layer(module, x)
             if name in layers:
-                error = max(error, float((x.amax((2, 3)).T.topk(9).values.cpu() - found[name].value).abs().max()))
+                error = max(
+                    error,
+                    float((x.amax((2, 3)).T.topk(9).values.cpu() - found[name].value).abs().max()),
+                )
     yield row("scan.overhead", ours_s, "bare forward pass in the same layout", bare_s, error)
 
 
@@ -209,9 +304,19 @@ def occlusion() -> Iterator[dict]:
         times, theirs = [], []
         for perturbations in (16, 64, 256):
             times.append(seconds(lambda: occlude(model, image, 0, size, 8)))  # noqa: B023
-            theirs.append(seconds(lambda: peers.captum_occlusion(model, image, 0, size, 8, perturbations)))  # noqa: B023
-        found, expected = (occlude(model, image, 0, size, 8, incremental=way).logits for way in (None, False))
-        yield row(f"occlude.{size}x8", statistics.median(times), "captum Occlusion, best of 16, 64, 256 a pass", min(theirs), relative(found, expected))
+            theirs.append(
+                seconds(lambda: peers.captum_occlusion(model, image, 0, size, 8, perturbations))
+            )
+        found, expected = (
+            occlude(model, image, 0, size, 8, incremental=way).logits for way in (None, False)
+        )
+        yield row(
+            f"occlude.{size}x8",
+            statistics.median(times),
+            "captum Occlusion, best of 16, 64, 256 a pass",
+            min(theirs),
+            relative(found, expected),
+        )
     torch.manual_seed(0)
     model = torchvision.models.vgg16(weights=None).eval().to(DEVICE)
     found = {}
@@ -221,24 +326,40 @@ def occlusion() -> Iterator[dict]:
 
     full_s = seconds(lambda: run(False))  # half a minute on a CPU: once
     ours_s = statistics.median(seconds(lambda: run(None)) for _ in range(3))
-    yield row("occlude.vgg16.16x16", ours_s, "our own full pass, batches of 128", full_s, relative(found[None], found[False]))
+    yield row(
+        "occlude.vgg16.16x16",
+        ours_s,
+        "our own full pass, batches of 128",
+        full_s,
+        relative(found[None], found[False]),
+    )
 
 
 def convolutions(model: nn.Module, images: torch.Tensor) -> float:
-    """Seconds that the convolutions of a training step take by themselves, forward and backward: below that no loop around them can go."""
+    """Seconds that the convolutions of a training step take by themselves, forward and backward:
+    below that no loop around them can go.
+    """
     total, x = 0.0, images
     for layer in model.features:
         with torch.no_grad():
             below, x = x, layer(x)
         if isinstance(layer, nn.Conv2d):
             below, above = below.clone().requires_grad_(layer.in_channels > 3), torch.randn_like(x)
-            total += statistics.median(seconds(lambda: layer(below).backward(above)) for _ in range(7))  # noqa: B023
+            total += statistics.median(
+                seconds(lambda: layer(below).backward(above)) for _ in range(7)
+            )
     return total
 
 
 def train_step() -> Iterator[dict]:
     profile = load_profile("demo")
-    drawn, photographs, size, batch, steps = shapes.make_shapes(512, 120), shapes.make_shapes(512, 300), 112, 32, 16
+    drawn, photographs, size, batch, steps = (
+        shapes.make_shapes(512, 120),
+        shapes.make_shapes(512, 300),
+        112,
+        32,
+        16,
+    )
     mean, std = (torch.full((3, 1, 1), value) for value in (120.0, 60.0))
     images = Images(drawn.images, drawn.labels, shapes.CLASSES, size, mean, std, profile.data.gain)
     profile = dataclasses.replace(profile, data=dataclasses.replace(profile.data, size=size))
@@ -250,8 +371,16 @@ def train_step() -> Iterator[dict]:
         generator = torch.Generator().manual_seed(0)
         model.train()
         for indices in torch.randperm(512, generator=generator).split(batch):
-            inputs = images.normalise(random_crops(drawn.images, indices, size, generator)).to(DEVICE)
-            training.train_step(model, optimiser, inputs.contiguous(memory_format=torch.channels_last), drawn.labels[indices].to(DEVICE), 0.1)
+            inputs = images.normalise(random_crops(drawn.images, indices, size, generator)).to(
+                DEVICE
+            )
+            steps.train_step(
+                model,
+                optimiser,
+                inputs.contiguous(memory_format=torch.channels_last),
+                drawn.labels[indices].to(DEVICE),
+                0.1,
+            )
 
     with tempfile.TemporaryDirectory() as folder:
         for n, picture in enumerate(photographs.images):
@@ -262,35 +391,54 @@ def train_step() -> Iterator[dict]:
         ours()
         inputs = images.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
         floor = round(steps * convolutions(model, inputs), 5)
-    yield row("train.step", times[0], "plain NCHW loop, PIL DataLoader on 300 px files", times[1], None) | {"floor_s": floor}
+    yield row(
+        "train.step", times[0], "plain NCHW loop, PIL DataLoader on 300 px files", times[1], None
+    ) | {"floor_s": floor}
 
 
 def train_loop() -> Iterator[dict]:
-    """An epoch as `train` runs it, crops, validation, snapshot and checkpoint included, against its optimiser steps alone on inputs made beforehand."""
+    """An epoch as `train` runs it, crops, validation, snapshot and checkpoint included, against its
+    optimiser steps alone on inputs made beforehand.
+    """
     profile = load_profile("demo")
     data = load_data(profile)
-    data = dataclasses.replace(data, test=data.test.subset(torch.arange(10)))  # testing is not part of an epoch
+    # testing is not part of an epoch
+    data = dataclasses.replace(data, test=data.test.subset(torch.arange(10)))
     with tempfile.TemporaryDirectory() as folder:
-        recipe = dataclasses.replace(profile.training, epochs=1, schedule="constant", snapshots=(64,), ten_crop=False, lr=1e-4)
+        recipe = dataclasses.replace(
+            profile.training,
+            epochs=1,
+            schedule="constant",
+            snapshots=(64,),
+            ten_crop=False,
+            lr=1e-4,
+        )
         one = dataclasses.replace(profile, name=folder, training=recipe)
         model = build_model(one, 10).to(DEVICE, memory_format=torch.channels_last)
         batch = one.training.batch_size
-        inputs = data.train.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
+        inputs = (
+            data.train.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
+        )
         labels = data.train.labels[:batch].to(DEVICE)
         steps = len(data.train) // batch
-        optimiser = training._optimiser(model, one.training, steps)[0]
+        optimiser = steps._optimiser(model, one.training, steps)[0]
 
         def bare():
             model.train()
             for _ in range(steps):
-                training.train_step(model, optimiser, inputs, labels, 0.1)
+                steps.train_step(model, optimiser, inputs, labels, 0.1)
 
         few = dataclasses.replace(one, name=f"{folder}/few")
-        training.train(few, dataclasses.replace(data, train=data.train.subset(torch.arange(2 * batch))), progress=False)  # imports, once a process
+        # imports, once a process
+        run.train(
+            few,
+            dataclasses.replace(data, train=data.train.subset(torch.arange(2 * batch))),
+            progress=False,
+        )
         times = []
         for _ in range(2):
             one.weights_file.unlink(missing_ok=True)
-            times.append((seconds(lambda: training.train(one, data, progress=False)), seconds(bare)))
+            times.append((seconds(lambda: run.train(one, data, progress=False)), seconds(bare)))
         ours_s, bare_s = (statistics.median(column) for column in zip(*times, strict=True))
     yield row("train.loop", ours_s, "bare optimiser steps", bare_s, None)
 
@@ -315,17 +463,45 @@ def peak(count: int) -> None:
     torch.manual_seed(0)
     features = ZFNet(10, input_size=64, fc=()).eval().features
     scan(features, Drawn(count), list(paper_layers(features).values()))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "linux" else 2**20))
+    print(
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / (2**10 if sys.platform == "linux" else 2**20)
+    )
 
 
 def scan_memory() -> Iterator[dict]:
     """The ratio here is of MiB: 10,000 images' over 1,000 images'."""
-    used = {n: float(subprocess.run([sys.executable, __file__, "--peak", str(n)], capture_output=True, text=True, check=True).stdout) for n in (1_000, 10_000)}
-    entry = row("scan.memory", used[1_000], "peak MiB at 10,000 images over that at 1,000", used[10_000], None)
+    used = {
+        n: float(
+            subprocess.run(
+                [sys.executable, __file__, "--peak", str(n)],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for n in (1_000, 10_000)
+    }
+    entry = row(
+        "scan.memory",
+        used[1_000],
+        "peak MiB at 10,000 images over that at 1,000",
+        used[10_000],
+        None,
+    )
     yield entry | {"ours_s": None, "peer_s": None}
 
 
-GROUPS = (project_zfnet, project_vgg19, top9, scan_overhead, occlusion, train_step, train_loop, scan_memory)
+GROUPS = (
+    project_zfnet,
+    project_vgg19,
+    top9,
+    scan_overhead,
+    occlusion,
+    train_step,
+    train_loop,
+    scan_memory,
+)
 
 
 def table(rows: list[dict]) -> str:
@@ -333,7 +509,9 @@ def table(rows: list[dict]) -> str:
     lines = ["| what | peer | peer's time | ours | ratio | error |", "|---|---|---|---|---|---|"]
 
     def shown(value: float | None) -> str:
-        return "–" if value is None else f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+        return (
+            "–" if value is None else f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+        )
 
     for r in rows:
         what, text = next((stem, text) for stem, text in WHAT.items() if r["name"].startswith(stem))
@@ -341,7 +519,14 @@ def table(rows: list[dict]) -> str:
         if not r.get("undecided", "0 ").startswith("0 "):
             error += f", {r['undecided']} undecided"
         digits = 0 if r["ratio"] >= 100 else 1 if r["ratio"] >= 10 else 2
-        cells = text.format(r["name"].removeprefix(what)), r["peer"], shown(r["peer_s"]), shown(r["ours_s"]), f"{r['ratio']:.{digits}f}", error
+        cells = (
+            text.format(r["name"].removeprefix(what)),
+            r["peer"],
+            shown(r["peer_s"]),
+            shown(r["ours_s"]),
+            f"{r['ratio']:.{digits}f}",
+            error,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -351,10 +536,23 @@ def report(rows: list[dict]) -> str:
     parts = []
     for device in dict.fromkeys(r["device"] for r in rows):
         own = [r for r in rows if r["device"] == device]
-        versions, double = sorted({r["torch"] for r in own}), [r["error_float64"] for r in own if r.get("error_float64") is not None]
-        exact = f"; the largest error in float64, over all units: {max(double):.0e}" if double else ""
-        floor = "".join(f" Of our {r['ours_s']:.2f} s of training steps the convolutions alone take {r['floor_s']:.2f} s." for r in own if "floor_s" in r)
-        parts.append(f"Measured on {device}, torch {', '.join(versions)}{exact}.\n\n{table(own)}" + (f"\n\n{floor.strip()}" if floor else ""))
+        versions, double = (
+            sorted({r["torch"] for r in own}),
+            [r["error_float64"] for r in own if r.get("error_float64") is not None],
+        )
+        exact = (
+            f"; the largest error in float64, over all units: {max(double):.0e}" if double else ""
+        )
+        floor = "".join(
+            f" Of our {r['ours_s']:.2f} s of training steps the convolutions alone take"
+            f" {r['floor_s']:.2f} s."
+            for r in own
+            if "floor_s" in r
+        )
+        parts.append(
+            f"Measured on {device}, torch {', '.join(versions)}{exact}.\n\n{table(own)}"
+            + (f"\n\n{floor.strip()}" if floor else "")
+        )
     return "\n\n".join(parts)
 
 
@@ -368,18 +566,33 @@ def main() -> None:
     started, rows = time.perf_counter(), json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     groups = [group for group in GROUPS if arguments.only in group.__name__]
     if not groups:
-        parser.error(f"no group contains {arguments.only!r}: {', '.join(group.__name__ for group in GROUPS)}")
+        parser.error(
+            f"no group contains {arguments.only!r}: {', '.join(group.__name__ for group in GROUPS)}"
+        )
     for group in groups:
         for new in group():
-            print(f"{time.perf_counter() - started:5.0f} s  {new['name']:24s} ours {new['ours_s']}  peer {new['peer_s']}  "
-                  f"ratio {new['ratio']}  error {new['error']}", flush=True)  # fmt: skip
-            same = [n for n, old in enumerate(rows) if (old["name"], old["device"]) == (new["name"], new["device"])]
+            print(
+                f"{time.perf_counter() - started:5.0f} s  {new['name']:24s} ours {new['ours_s']} "
+                f" peer {new['peer_s']}  ratio {new['ratio']}  error {new['error']}",
+                flush=True,
+            )
+            same = [
+                n
+                for n, old in enumerate(rows)
+                if (old["name"], old["device"]) == (new["name"], new["device"])
+            ]
             if same:
                 rows[same[0]] = new
             else:
                 rows.append(new)
-            rows.sort(key=lambda r: (r["device"], next(n for n, stem in enumerate(WHAT) if r["name"].startswith(stem)), r["name"]))
-            with provenance.atomic(RESULTS) as temporary:
+            rows.sort(
+                key=lambda r: (
+                    r["device"],
+                    next(n for n, stem in enumerate(WHAT) if r["name"].startswith(stem)),
+                    r["name"],
+                )
+            )
+            with artefacts.atomic(RESULTS) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1) + "\n")
     write_sections(README, {"make bench": report(rows)})
     print(f"\n{report(rows)}")

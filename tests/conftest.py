@@ -1,4 +1,6 @@
-"""Numbers that a test measured and a reader wants to see, printed after the run even when all is well."""
+"""Numbers that a test measured and a reader wants to see, printed after the run even when all is
+well.
+"""
 
 import pytest
 
@@ -6,12 +8,18 @@ import pytest
 @pytest.fixture
 def report(request):
     """Call it with a line; it is printed once in the terminal summary."""
-    return lambda line: request.node.user_properties.append(("measured", line))  # which come along from the processes of `pytest -n`, too
+    # which come along from the processes of `pytest -n`, too
+    return lambda line: request.node.user_properties.append(("measured", line))
 
 
 def pytest_terminal_summary(terminalreporter):
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    lines = dict.fromkeys(value for report in reports for name, value in getattr(report, "user_properties", ()) if name == "measured")
+    lines = dict.fromkeys(
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "measured"
+    )
     if lines:
         terminalreporter.section("measured")
         for line in lines:

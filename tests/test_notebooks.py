@@ -1,4 +1,6 @@
-"""The notebooks are what DESIGN promises: thin, of one body where they say so, clean, with parameters that papermill knows."""
+"""The notebooks are what DESIGN promises: thin, of one body where they say so, clean, with
+parameters that papermill knows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import nbformat
 import papermill
 import pytest
 
-from zfnet.profiles import NOTEBOOKS, ROOT, load_profile
+from zfnet.store.profiles import NOTEBOOKS, ROOT, load_profile
 
 FILES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -44,13 +46,20 @@ def test_defaults_are_the_demo_and_papermill_knows_them(path):
 def test_committed_with_outputs_and_without_traces_of_a_machine(path):
     text = path.read_text()
     assert len(text) < 300_000
-    assert not re.search(r"PosixPath|/(home|root|tmp|Users)/|site-packages|injected-parameters", text)
+    assert not re.search(
+        r"PosixPath|/(home|root|tmp|Users)/|site-packages|injected-parameters", text
+    )
     cells = code(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert any(output.output_type == "display_data" for output in outputs), "no picture"
-    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
-    assert "language_info" in json.loads(text)["metadata"] and "papermill" not in json.loads(text)["metadata"]
+    assert not any(
+        output.output_type == "error" or output.get("name") == "stderr" for output in outputs
+    )
+    assert (
+        "language_info" in json.loads(text)["metadata"]
+        and "papermill" not in json.loads(text)["metadata"]
+    )
 
 
 def test_layer_notebooks_share_one_body():
@@ -61,7 +70,11 @@ def test_layer_notebooks_share_one_body():
         stem = path.stem
         source = "\n\n".join(cell.source for cell in code(path))
         assert f"layer = {number}\n" in source
-        bodies.append(source.replace(f"layer = {number}\n", "layer = N\n").replace(stem, "STEM").replace(stem.removesuffix("_top9"), "STEM"))
+        bodies.append(
+            source.replace(f"layer = {number}\n", "layer = N\n")
+            .replace(stem, "STEM")
+            .replace(stem.removesuffix("_top9"), "STEM")
+        )
     assert len(set(bodies)) == 1
 
 
@@ -76,5 +89,12 @@ def test_the_explorer_is_thin_and_needs_no_training():
     test_committed_with_outputs_and_without_traces_of_a_machine(path)
     found = papermill.inspect_notebook(str(path))
     assert set(found) == {"profile", "image", "layer"} and found["profile"]["default"] == '"photos"'
-    assert load_profile("photos").given_weights.is_file() and load_profile("photos").training is None
-    assert not any("widget-view" in kind for cell in code(path) for output in cell.outputs for kind in output.get("data", {}))
+    assert (
+        load_profile("photos").given_weights.is_file() and load_profile("photos").training is None
+    )
+    assert not any(
+        "widget-view" in kind
+        for cell in code(path)
+        for output in cell.outputs
+        for kind in output.get("data", {})
+    )

@@ -1,4 +1,6 @@
-"""The README tells the truth: its links lead somewhere, its numbers are those of the tables, its names are exported."""
+"""The README tells the truth: its links lead somewhere, its numbers are those of the tables, its
+names are exported.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,24 @@ import tarfile
 import pytest
 
 import zfnet
-from zfnet import contents, profile_names, results
-from zfnet.profiles import NOTEBOOKS, ROOT
+from tools import contents, results
+from zfnet import profile_names
+from zfnet.store.profiles import NOTEBOOKS, ROOT
 
 README = (ROOT / "README.md").read_text()
 BENCHMARKS = {
-    *(f"project.conv{n}" for n in range(1, 6)), *(f"project.vgg19.block{n}" for n in range(1, 5)), "top9.all", "scan.overhead",
-    "occlude.16x8", "occlude.32x8", "occlude.64x8", "occlude.vgg16.16x16", "train.step", "train.loop", "scan.memory",
-}  # fmt: skip
+    *(f"project.conv{n}" for n in range(1, 6)),
+    *(f"project.vgg19.block{n}" for n in range(1, 5)),
+    "top9.all",
+    "scan.overhead",
+    "occlude.16x8",
+    "occlude.32x8",
+    "occlude.64x8",
+    "occlude.vgg16.16x16",
+    "train.step",
+    "train.loop",
+    "scan.memory",
+}
 
 
 def section(name: str) -> str:
@@ -26,7 +38,9 @@ def section(name: str) -> str:
 
 
 def test_links_lead_somewhere():
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if not target.startswith("http")]
+    targets = [
+        target for target in re.findall(r"\]\(([^)#]+)\)", README) if not target.startswith("http")
+    ]
     assert len(targets) > 20
     assert [target for target in targets if not (ROOT / target).exists()] == []
 
@@ -40,8 +54,12 @@ def test_every_notebook_and_every_profile_is_in_the_tables():
 
 def test_the_results_are_those_of_the_tables(tmp_path):
     found = section("results")
-    if found != results.report():  # `make figures` on another machine leaves its own tables here: then those that are committed count
-        tables = subprocess.run(["git", "archive", "HEAD", "Figures"], cwd=ROOT, capture_output=True, check=True).stdout
+    # `make figures` on another machine leaves its own tables here: then those that are committed
+    # count
+    if found != results.report():
+        tables = subprocess.run(
+            ["git", "archive", "HEAD", "Figures"], cwd=ROOT, capture_output=True, check=True
+        ).stdout
         with tarfile.open(fileobj=io.BytesIO(tables)) as tar:
             tar.extractall(tmp_path, filter="data")
         assert found == results.report(tmp_path / "Figures")
@@ -66,4 +84,8 @@ def test_the_benchmark_table_is_that_of_the_results(monkeypatch):
         found = {r["name"]: r for r in rows if r["device"] == device}
         assert set(found) == BENCHMARKS
         assert all(r["error"] <= 1e-5 for r in found.values() if r["error"] is not None)
-        assert all(r["ratio"] == pytest.approx(r["peer_s"] / r["ours_s"], rel=0.02) for r in found.values() if r["ours_s"])
+        assert all(
+            r["ratio"] == pytest.approx(r["peer_s"] / r["ours_s"], rel=0.02)
+            for r in found.values()
+            if r["ours_s"]
+        )

@@ -1,4 +1,6 @@
-"""From a profile to its gallery: what is drawn, what is kept, and how the new site takes the old one's place."""
+"""From a profile to its gallery: what is drawn, what is kept, and how the new site takes the old
+one's place.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +11,69 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from .. import provenance
-from ..activations import load_scan
-from ..data import load_data
-from ..deconv import Deconvnet
-from ..models import paper_layers
-from ..profiles import Profile
-from ..training import trained
-from ..windows import receptive_field
-from .pages import HERE, Layer, write_pages
-from .ranges import load_ranges
-from .sprites import draw
+from zfnet.data.load import load_data
+from zfnet.gallery.pages import HERE, Layer, write_pages
+from zfnet.gallery.ranges import load_ranges
+from zfnet.gallery.sprites import draw
+from zfnet.graph.layers import paper_layers
+from zfnet.graph.windows import receptive_field
+from zfnet.methods.deconv import Deconvnet
+from zfnet.methods.top_activations import load_scan
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.profiles import Profile
+from zfnet.training.run import trained
 
 STATE = "state.json"
 PICTURES = (".webp", ".jpg")
 
 
 def build(profile: Profile, archive: bool = False, progress: bool = True) -> tuple[Path, bool]:
-    """The profile's gallery: the path of its index.html (of the .zip beside it, with `archive`), and whether anything had to be made.
+    """The profile's gallery: the path of its index.html (of the .zip beside it, with `archive`),
+    and whether anything had to be made.
 
-    Trains, scans and measures ranges first where that is not done. A build that is cut short leaves the former site as it was, and goes on the next time.
-    Raises what these steps raise, each with its cure.
+    Trains, scans and measures ranges first where that is not done. A build that is cut short leaves
+    the former site as it was, and goes on the next time. Raises what these steps raise, each with
+    its cure.
     """
     data = load_data(profile)
     model = trained(profile, data)
     images, names = getattr(data, profile.scan_split), paper_layers(model.features)
     top = load_scan(profile, model, images, list(names.values()))
     found = load_ranges(profile, model, images, top)
-    pictures = provenance.key_of(provenance.tensors_hash(model.features.state_dict()), images.fingerprint, names, provenance.code_version(
-        "gallery/sprites", "plots/panels", "plots/top9", "activations", "contrast", "deconv", "stack", "windows"))  # fmt: skip
-    key = provenance.key_of(pictures, profile.title, profile.scan_split, images.names, list(images.classes), _own_code())
+    pictures = keys.key_of(
+        keys.tensors_hash(model.features.state_dict()),
+        images.fingerprint,
+        names,
+        keys.code_key(draw),
+    )
+    key = keys.key_of(
+        pictures, profile.title, profile.scan_split, images.names, list(images.classes), _own_code()
+    )
     target = profile.runs / "gallery"
-    with provenance.locked(target):
+    with artefacts.locked(target):
         restore(target)
         made = not current(target, key)
         if made:
-            layers = [Layer(number, name, receptive_field(model.features, name, images.size), top[name], found[name]) for number, name in names.items()]
+            layers = [
+                Layer(
+                    number,
+                    name,
+                    receptive_field(model.features, name, images.size),
+                    top[name],
+                    found[name],
+                )
+                for number, name in names.items()
+            ]
             work = begin(target, pictures)
-            draw(Deconvnet(model.features), images, names, {layer.number: layer.tile for layer in layers}, top, work, progress)
+            draw(
+                Deconvnet(model.features),
+                images,
+                names,
+                {layer.number: layer.tile for layer in layers},
+                top,
+                work,
+                progress,
+            )
             write_pages(work, layers, images, profile, provenance.record(profile, n=len(images)))
             finish(work, target, key, pictures)
         if archive:
@@ -56,8 +83,10 @@ def build(profile: Profile, archive: bool = False, progress: bool = True) -> tup
 
 def _own_code() -> str:
     """A key of what turns pictures into pages: code, templates, styles and scripts."""
-    digest = hashlib.sha256(provenance.code_version("gallery/pages", "gallery/build", "gallery/ranges").encode())
-    for path in sorted(path for folder in ("templates", "assets") for path in (HERE / folder).iterdir()):
+    digest = hashlib.sha256(keys.code_key(build).encode())
+    for path in sorted(
+        path for folder in ("templates", "assets") for path in (HERE / folder).iterdir()
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -81,7 +110,9 @@ def current(site: Path, key: str) -> bool:
 
 
 def restore(target: Path) -> None:
-    """Put the old site back where a build was killed in the instant between the two renames of `finish`."""
+    """Put the old site back where a build was killed in the instant between the two renames of
+    `finish`.
+    """
     old = target.with_name(f".{target.name}.old")
     if old.exists() and not target.exists():
         old.rename(target)
@@ -89,7 +120,9 @@ def restore(target: Path) -> None:
 
 
 def begin(target: Path, pictures: str) -> Path:
-    """The folder to build in: the one of a build of the same pictures that was cut short, else a new one that starts with the present site's pictures."""
+    """The folder to build in: the one of a build of the same pictures that was cut short, else a
+    new one that starts with the present site's pictures.
+    """
     work = target.with_name(f".{target.name}.{pictures}")
     for other in target.parent.glob(f".{target.name}.*"):
         if other.is_dir() and other != work:
@@ -111,7 +144,9 @@ def begin(target: Path, pictures: str) -> Path:
 
 def finish(work: Path, target: Path, key: str, pictures: str) -> None:
     """Let the complete site in `work` take the place of the one at `target`."""
-    (work / STATE).write_text(json.dumps({"key": key, "pictures": pictures, "files": len(_files(work))}), encoding="utf-8")
+    (work / STATE).write_text(
+        json.dumps({"key": key, "pictures": pictures, "files": len(_files(work))}), encoding="utf-8"
+    )
     old = target.with_name(f".{target.name}.old")
     if target.exists():
         target.rename(old)
@@ -120,18 +155,22 @@ def finish(work: Path, target: Path, key: str, pictures: str) -> None:
 
 
 def pack(site: Path, path: Path, key: str) -> bool:
-    """Write the site to a zip, atomically, unless it was made from `key` already; whether it was written. Equal sites give equal bytes."""
+    """Write the site to a zip, atomically, unless it was made from `key` already; whether it was
+    written. Equal sites give equal bytes.
+    """
     try:
         with zipfile.ZipFile(path) as zipped:
             if zipped.comment == key.encode():
                 return False
     except (OSError, zipfile.BadZipFile):
         pass
-    with provenance.atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as zipped:
+    with artefacts.atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as zipped:
         zipped.comment = key.encode()
         for file in _files(site):
             entry = zipfile.ZipInfo(f"gallery/{file.relative_to(site).as_posix()}")
             entry.external_attr = 0o644 << 16
-            entry.compress_type = zipfile.ZIP_STORED if file.suffix in PICTURES else zipfile.ZIP_DEFLATED
+            entry.compress_type = (
+                zipfile.ZIP_STORED if file.suffix in PICTURES else zipfile.ZIP_DEFLATED
+            )
             zipped.writestr(entry, file.read_bytes())
     return True

@@ -1,4 +1,6 @@
-"""The gallery's pictures: for every feature map its nine projections and its nine patches, three by three, exactly the panels of Fig. 2; and the images."""
+"""The gallery's pictures: for every feature map its nine projections and its nine patches, three by
+three, exactly the panels of Fig. 2; and the images.
+"""
 
 from __future__ import annotations
 
@@ -11,50 +13,80 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .. import provenance
-from ..activations import TopActivations
-from ..data import Images
-from ..deconv import Deconvnet
-from ..plots import mosaic, top9_tiles
+from zfnet.data.images import Images
+from zfnet.methods.deconv import Deconvnet
+from zfnet.methods.top_activations import TopActivations
+from zfnet.plots.panels import mosaic
+from zfnet.plots.top9 import top9_tiles
+from zfnet.store import artefacts
 
-SMALL = 40  # pixels: tiles below it are kept to the last bit, and pages show their pixels as squares
+# pixels: tiles below it are kept to the last bit, and pages show their pixels as squares
+SMALL = 40
 QUALITY = 90
 KINDS = ("projections", "patches")
 
 
 def suffix(tile: int) -> str:
-    """The type of a sprite whose tiles have that side: without loss where they are small, else JPEG, a third of the size."""
+    """The type of a sprite whose tiles have that side: without loss where they are small, else
+    JPEG, a third of the size.
+    """
     return "webp" if tile < SMALL else "jpg"
 
 
 def save(picture: np.ndarray, path: Path) -> None:
     """Write (H, W, 3) in 0..1 to `path`, atomically, as its suffix says."""
-    options = {"format": "WEBP", "lossless": True, "method": 2} if path.suffix == ".webp" else {"format": "JPEG", "quality": QUALITY, "subsampling": 0}
-    with provenance.atomic(path) as temporary:
+    options = (
+        {"format": "WEBP", "lossless": True, "method": 2}
+        if path.suffix == ".webp"
+        else {"format": "JPEG", "quality": QUALITY, "subsampling": 0}
+    )
+    with artefacts.atomic(path) as temporary:
         Image.fromarray(np.rint(255 * picture).astype(np.uint8)).save(temporary, **options)
 
 
-def draw(deconvnet: Deconvnet, images: Images, layers: dict[int, str], tiles: dict[int, int], top: dict[str, TopActivations], folder: Path,
-         progress: bool = True) -> int:  # fmt: skip
-    """Draw what is not in `folder` yet: layer-N/C-projections and -patches of the maps that fire, images/I.jpg of the images these like; returns how many.
+def draw(
+    deconvnet: Deconvnet,
+    images: Images,
+    layers: dict[int, str],
+    tiles: dict[int, int],
+    top: dict[str, TopActivations],
+    folder: Path,
+    progress: bool = True,
+) -> int:
+    """Draw what is not in `folder` yet: layer-N/C-projections and -patches of the maps that fire,
+    images/I.jpg of the images these like; returns how many.
 
     layers: number to name; tiles: number to the side of a tile. Each core takes a map at a time.
     """
     jobs = []
     for number, name in layers.items():
         for channel in (top[name].value[:, 0] > 0).nonzero().flatten().tolist():
-            paths = [folder / f"layer-{number}" / f"{channel}-{kind}.{suffix(tiles[number])}" for kind in KINDS]
+            paths = [
+                folder / f"layer-{number}" / f"{channel}-{kind}.{suffix(tiles[number])}"
+                for kind in KINDS
+            ]
             if not all(path.exists() for path in paths):
                 jobs.append((_draw_map, deconvnet, images, name, top[name], channel, paths))
     shown = {index for found in top.values() for index in found.image[found.value > 0].tolist()}
-    for part in sorted(index for index in shown if not (folder / "images" / f"{index}.jpg").exists()):
+    for part in sorted(
+        index for index in shown if not (folder / "images" / f"{index}.jpg").exists()
+    ):
         jobs.append((_draw_image, images, part, folder / "images" / f"{part}.jpg"))
-    threads, workers = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads, workers = (
+        torch.get_num_threads(),
+        (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+    )
     pool = ThreadPoolExecutor(workers)
     torch.set_num_threads(1)
     try:
         waiting = [pool.submit(*job) for job in jobs]
-        with tqdm(total=len(jobs), desc="gallery", unit="picture", leave=False, disable=None if progress else True) as bar:
+        with tqdm(
+            total=len(jobs),
+            desc="gallery",
+            unit="picture",
+            leave=False,
+            disable=None if progress else True,
+        ) as bar:
             for done in as_completed(waiting):
                 done.result()
                 bar.update()
@@ -64,8 +96,17 @@ def draw(deconvnet: Deconvnet, images: Images, layers: dict[int, str], tiles: di
     return len(jobs)
 
 
-def _draw_map(deconvnet: Deconvnet, images: Images, layer: str, top: TopActivations, channel: int, paths: list[Path]) -> None:
-    for path, (tiles,) in zip(paths, top9_tiles(deconvnet, images, layer, top, torch.tensor([channel])), strict=True):
+def _draw_map(
+    deconvnet: Deconvnet,
+    images: Images,
+    layer: str,
+    top: TopActivations,
+    channel: int,
+    paths: list[Path],
+) -> None:
+    for path, (tiles,) in zip(
+        paths, top9_tiles(deconvnet, images, layer, top, torch.tensor([channel])), strict=True
+    ):
         save(mosaic(tiles, 3, 0), path)
 
 

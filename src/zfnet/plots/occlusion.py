@@ -11,21 +11,41 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ..data import Images
-from ..occlusion import Occlusion
-from .panels import CONTRAST, captioned, contrast_scale, mosaic, to_grey_centred, to_rgb
+from zfnet.data.images import Images
+from zfnet.methods.occlusion import Occlusion
+from zfnet.plots.panels import CONTRAST, captioned, contrast_scale, mosaic, to_grey_centred, to_rgb
 
 
-def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequence[Occlusion], projections: Sequence[torch.Tensor],
-                     classes: Sequence[str], title: str, known: bool = True) -> Figure:  # fmt: skip
-    """Fig. 7, one row per image: (a) the image with the square, (b) activity, (c) projections, own image first, (d) probability, (e) class.
+def occlusion_figure(
+    images: Images,
+    indices: Sequence[int],
+    occlusions: Sequence[Occlusion],
+    projections: Sequence[torch.Tensor],
+    classes: Sequence[str],
+    title: str,
+    known: bool = True,
+) -> Figure:
+    """Fig. 7, one row per image: (a) the image with the square, (b) activity, (c) projections, own
+    image first, (d) probability, (e) class.
 
-    `classes` names the net's outputs; `known`: the class followed is the true one, not merely the net's first guess. The square is drawn as the network
-    sees it: the training images' mean.
+    `classes` names the net's outputs; `known`: the class followed is the true one, not merely the
+    net's first guess. The square is drawn as the network sees it: the training images' mean.
     """
     count = len(indices)
-    figure, axes = plt.subplots(count, 5, figsize=(13, 2.25 * count), squeeze=False, gridspec_kw={"wspace": 0.24, "hspace": 0.16})
-    names = ["(a) image and square", "(b) activity", "(c) projections", f"(d) p({'true' if known else 'predicted'} class)", "(e) most probable class"]
+    figure, axes = plt.subplots(
+        count,
+        5,
+        figsize=(13, 2.25 * count),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.24, "hspace": 0.16},
+    )
+    names = [
+        "(a) image and square",
+        "(b) activity",
+        "(c) projections",
+        f"(d) p({'true' if known else 'predicted'} class)",
+        "(e) most probable class",
+    ]
     mean = (images.mean.expand(3, images.size, images.size).permute(1, 2, 0) / 255).numpy()
     for row, index, found, own in zip(axes, indices, occlusions, projections, strict=True):
         name = classes[found.target]
@@ -37,24 +57,47 @@ def occlusion_figure(images: Images, indices: Sequence[int], occlusions: Sequenc
         row[0].imshow(picture)
         row[0].set_ylabel(name if known else f"guess: {name}", fontsize=10)
         extent = centres(found)
-        figure.colorbar(row[1].imshow(found.activity.numpy(), cmap="jet", vmin=0, extent=extent, interpolation="nearest"), ax=row[1], fraction=0.046)
+        figure.colorbar(
+            row[1].imshow(
+                found.activity.numpy(), cmap="jet", vmin=0, extent=extent, interpolation="nearest"
+            ),
+            ax=row[1],
+            fraction=0.046,
+        )
         row[2].imshow(_framed(own))
-        figure.colorbar(row[3].imshow(found.probability.numpy(), cmap="jet", vmin=0, vmax=1, extent=extent, interpolation="nearest"), ax=row[3], fraction=0.046)
+        figure.colorbar(
+            row[3].imshow(
+                found.probability.numpy(),
+                cmap="jet",
+                vmin=0,
+                vmax=1,
+                extent=extent,
+                interpolation="nearest",
+            ),
+            ax=row[3],
+            fraction=0.046,
+        )
         label_map(row[4], found, classes, extent)
-        for axis in (row[1], row[3], row[4]):  # on the image's own coordinates, so that the panels can be laid over (a)
+        # on the image's own coordinates, so that the panels can be laid over (a)
+        for axis in (row[1], row[3], row[4]):
             axis.set(xlim=(0, images.size), ylim=(images.size, 0), facecolor="0.93")
         for axis, text in zip(row, names, strict=True):
             axis.set(xticks=[], yticks=[])
             axis.set_title(f"{text}: map {found.channel}" if axis in row[1:3] else text, fontsize=9)
     size = occlusions[0].size
-    caption = (f"Square of {size} px, every {occlusions[0].stride} px, drawn in (a) where the probability is lowest. (b, d, e): one cell per "
-               "position of its centre, in the image's coordinates, grey where no centre comes; (b) begins at 0. "
-               "(c): black frame, this image; the others, the map's strongest images. ")  # fmt: skip
+    caption = (
+        f"Square of {size} px, every {occlusions[0].stride} px, drawn in (a) where the probability"
+        " is lowest. (b, d, e): one cell per position of its centre, in the image's coordinates,"
+        " grey where no centre comes; (b) begins at 0. (c): black frame, this image; the others,"
+        " the map's strongest images. "
+    )
     return captioned(figure, title, caption + CONTRAST)
 
 
 def centres(found: Occlusion) -> tuple[float, float, float, float]:
-    """Where a map over the square's centres lies in the image: left, right, bottom, top, half a step around the outermost centres."""
+    """Where a map over the square's centres lies in the image: left, right, bottom, top, half a
+    step around the outermost centres.
+    """
     ends = []
     for starts in (found.lefts, found.tops):
         first, last = float(starts[0]), float(starts[-1])
@@ -74,13 +117,30 @@ def _framed(projections: torch.Tensor) -> np.ndarray:
 
 
 def label_map(axis, found: Occlusion, classes: Sequence[str], extent) -> None:
-    """Panel (e): the most probable class at each position, with the names of the most frequent ones."""
+    """Panel (e): the most probable class at each position, with the names of the most frequent
+    ones.
+    """
     labels, counts = found.label.unique(return_counts=True)
     labels = labels[counts.argsort(descending=True, stable=True)].tolist()
     colours = [plt.get_cmap("tab20")(i % 20) for i in range(len(labels))]
     codes = torch.zeros_like(found.label)
     for code, label in enumerate(labels):
         codes[found.label == label] = code
-    axis.imshow(codes.numpy(), cmap=ListedColormap(colours), vmin=-0.5, vmax=len(labels) - 0.5, extent=extent, interpolation="nearest")
+    axis.imshow(
+        codes.numpy(),
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(labels) - 0.5,
+        extent=extent,
+        interpolation="nearest",
+    )
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:6]]
-    axis.legend(handles, [classes[label] for label in labels[:6]], fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, frameon=False)
+    axis.legend(
+        handles,
+        [classes[label] for label in labels[:6]],
+        fontsize=7,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1),
+        borderaxespad=0,
+        frameon=False,
+    )

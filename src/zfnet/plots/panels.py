@@ -1,6 +1,7 @@
 """What every figure is built from; the contrast rule is that of `contrast.py`.
 
-Patches are the exact receptive fields, clipped at the image's border; what lies outside the image stays white.
+Patches are the exact receptive fields, clipped at the image's border; what lies outside the image
+stays white.
 """
 
 from __future__ import annotations
@@ -12,15 +13,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
-from ..windows import ReceptiveField
+from zfnet.graph.windows import ReceptiveField
+from zfnet.plots.contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
 
-__all__ = ["CONTRAST", "PERCENTILE", "captioned", "chance_label", "contrast_scale", "crop_field", "field_tile", "mosaic", "to_grey_centred", "to_rgb"]
-CONTRAST = f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th percentile of |value|."
+__all__ = [
+    "CONTRAST",
+    "PERCENTILE",
+    "captioned",
+    "chance_label",
+    "contrast_scale",
+    "crop_field",
+    "field_tile",
+    "mosaic",
+    "to_grey_centred",
+    "to_rgb",
+]
+CONTRAST = (
+    f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th"
+    " percentile of |value|."
+)
 
 
 def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -> np.ndarray:
-    """The unit's receptive field cut out of an (H, W, 3) picture, white where it reaches beyond the border.
+    """The unit's receptive field cut out of an (H, W, 3) picture, white where it reaches beyond the
+    border.
 
     A field larger than the image shows the image whole.
     """
@@ -34,21 +50,30 @@ def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -
     canvas = np.ones((rows, cols, 3), picture.dtype)
     down = 0 if rows == height else max(0, -(field.offset[0] + row * field.stride[0]))
     across = 0 if cols == width else max(0, -(field.offset[1] + col * field.stride[1]))
-    canvas[down : down + bottom - top, across : across + right - left] = picture[top:bottom, left:right]
+    canvas[down : down + bottom - top, across : across + right - left] = picture[
+        top:bottom, left:right
+    ]
     return canvas
 
 
-def field_tile(patch: np.ndarray, corner: Sequence[int], box: Sequence[int], side: int, zero: float = 0.5) -> np.ndarray:
-    """`crop_field` of a projection of which only its (h, w, 3) `patch` was made, at `corner`; box: the part of it inside the image.
+def field_tile(
+    patch: np.ndarray, corner: Sequence[int], box: Sequence[int], side: int, zero: float = 0.5
+) -> np.ndarray:
+    """`crop_field` of a projection of which only its (h, w, 3) `patch` was made, at `corner`; box:
+    the part of it inside the image.
 
-    White beyond the border, and `zero` where a field larger than the image (`side`) leaves a part of it unseen.
+    White beyond the border, and `zero` where a field larger than the image (`side`) leaves a part
+    of it unseen.
     """
     (top, left), (first, start, last, end) = corner, box
     height, width = min(patch.shape[0], side), min(patch.shape[1], side)
-    down, across = 0 if height == side else top, 0 if width == side else left  # the canvas's corner in the image
+    # the canvas's corner in the image
+    down, across = 0 if height == side else top, 0 if width == side else left
     canvas = np.ones((height, width, 3), patch.dtype)
     canvas[max(0, -down) : side - down, max(0, -across) : side - across] = zero
-    canvas[first - down : last - down, start - across : end - across] = patch[first - top : last - top, start - left : end - left]
+    canvas[first - down : last - down, start - across : end - across] = patch[
+        first - top : last - top, start - left : end - left
+    ]
     return canvas
 
 
@@ -64,7 +89,9 @@ def mosaic(tiles: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarra
 
 
 def chance_label(axis: Axes, x: float, chance: float, ha: str = "left", size: float = 8) -> None:
-    """The word "chance" at `x`, below the line at `chance` (0..1, on an axis in per cent), or above it where the axis is near."""
+    """The word "chance" at `x`, below the line at `chance` (0..1, on an axis in per cent), or above
+    it where the axis is near.
+    """
     side, va = (-1, "top") if chance > 0.05 else (1, "bottom")
     axis.text(x, 100 * chance + side, "chance", ha=ha, va=va, fontsize=size, color="0.4")
 
@@ -78,5 +105,13 @@ def captioned(figure: Figure, title: str, caption: str) -> Figure:
     middle = (box.x0 + box.x1) / 2
     figure.text(middle, box.y1 + 0.12 * inch, title, ha="center", va="bottom", fontsize=12)
     width = int(figure.get_figwidth() * (box.x1 - box.x0) * 14.5)
-    figure.text(middle, box.y0 - 0.12 * inch, textwrap.fill(caption, width), ha="center", va="top", fontsize=8, color="0.3")
+    figure.text(
+        middle,
+        box.y0 - 0.12 * inch,
+        textwrap.fill(caption, width),
+        ha="center",
+        va="top",
+        fontsize=8,
+        color="0.3",
+    )
     return figure

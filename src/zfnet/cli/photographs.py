@@ -1,0 +1,432 @@
+"""`python -m zfnet explain | occlude | top9`: pictures of one's own images and nets, from the
+command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from zfnet.store.errors import UserError, WrongType
+
+MODEL = """\
+--model, one of
+  (nothing)                the ZFNet trained on Caltech-101 that comes with this repository
+  vgg19, vgg16, alexnet, zfnet_imagenet
+                           ImageNet's 1,000 classes; the weights are downloaded once, or given: --weights FILE
+  vgg11, vgg13_bn, ...     any net of torchvision that is a flat stack
+  demo, caltech101, ...    a profile of this project that is trained here; or a profile's .yaml file
+  weights/mine.safetensors what `python -m zfnet export` wrote
+  my_nets:small            your own: small() in my_nets.py returns a net with .features, .avgpool and .classifier. Its input is taken to be of
+                           224 pixels, normalised as for ImageNet, unless it says otherwise: .input_size, .mean, .std (of pixels in 0..1), .classes
+"""
+EXAMPLES = {
+    "explain": (
+        """\
+examples
+  python -m zfnet explain cat.jpg                             the strongest map of each layer
+  python -m zfnet explain cat.jpg --layer 5 --top 4           the four strongest maps of layer 5
+  python -m zfnet explain cat.jpg --layer 3 --channel 17 --out map17.png
+  python -m zfnet explain cat.jpg --model vgg19 --layer 4 --weights vgg19.pth
+  python -m zfnet explain cat.jpg --model my_nets:small --layer features.6
+"""
+    ),
+    "occlude": (
+        """\
+examples
+  python -m zfnet occlude cat.jpg                             how sure the net stays of its own first guess
+  python -m zfnet occlude cat.jpg --target wild_cat --size 24 --stride 4
+  python -m zfnet occlude cat.jpg --model vgg19 --target "tiger cat"
+"""
+    ),
+    "top9": (
+        """\
+examples
+  python -m zfnet top9 holiday/                               16 maps of layer 5, each with its nine strongest images
+  python -m zfnet top9 holiday/ --layer 3 --maps 9 --seed 4   nine other maps, of layer 3
+  python -m zfnet top9 holiday/ --channel 17 --top 25         one map, 25 images
+  python -m zfnet top9 holiday/ --model vgg19 --table top9.csv
+"""
+    ),
+}
+FORMATS = ("png", "jpg", "pdf", "svg")
+
+
+def add(verbs) -> None:
+    """Add the three verbs to an argument parser's subparsers."""
+    made = {}
+    for verb, what, text in (
+        (
+            "explain",
+            "photo",
+            (
+                "what in a photograph made the net's maps fire: the strongest ones, projected down"
+                " to pixels"
+            ),
+        ),
+        (
+            "occlude",
+            "photo",
+            "slide a grey square over a photograph and watch the net: what does it look at?",
+        ),
+        ("top9", "folder", "the images of a folder that excite a map most, and their projections"),
+    ):
+        made[verb] = one = verbs.add_parser(
+            verb,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=EXAMPLES[verb] + "\n" + MODEL,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        one.add_argument(
+            what,
+            help=(
+                "an image file"
+                if what == "photo"
+                else "a folder of images; folders in it are searched too"
+            ),
+        )
+        one.add_argument("--model", metavar="NET", help="which net, see below")
+        one.add_argument(
+            "--weights", metavar="FILE", help="a local .safetensors or .pth file for it"
+        )
+        layer = {
+            "explain": "default: one row for each",
+            "occlude": "of the map that is followed; default: 5, or the last",
+            "top9": "default: 5, or the last",
+        }
+        one.add_argument(
+            "--layer",
+            metavar="L",
+            help=f"the paper's number, or the layer's name in the net; {layer[verb]}",
+        )
+        one.add_argument(
+            "--channel",
+            type=int,
+            metavar="C",
+            help="one map; default: "
+            + (
+                "a random draw of those that fire"
+                if verb == "top9"
+                else "the strongest, by its total activity"
+            ),
+        )
+        one.add_argument(
+            "--input-size",
+            type=_count,
+            metavar="PX",
+            help="side of the net's input; default: what it was trained with",
+        )
+        one.add_argument(
+            "--device",
+            metavar="D",
+            help="cpu, cuda, cuda:1, ...; default: the GPU where there is one",
+        )
+        one.add_argument(
+            "--seed",
+            type=int,
+            default=0,
+            metavar="N",
+            help="of whatever is random: the maps that are drawn, the weights of an untrained net",
+        )
+        one.add_argument(
+            "--out",
+            type=Path,
+            metavar="FILE",
+            help=(
+                f"the picture to write, {', '.join(FORMATS)}; one that is there is replaced;"
+                f" default: {'FOLDER' if what == 'folder' else 'PHOTO'}_{verb}.png in the current"
+                " folder"
+            ),
+        )
+    made["explain"].add_argument(
+        "--top", type=_count, metavar="K", help="how many maps, the strongest first; default: 1"
+    )
+    made["occlude"].add_argument(
+        "--target",
+        metavar="CLASS",
+        help="number or name of the class to follow; default: the most probable one",
+    )
+    made["occlude"].add_argument(
+        "--size",
+        type=_count,
+        metavar="PX",
+        help="side of the square; default: a quarter of the image, or the profile's",
+    )
+    made["occlude"].add_argument(
+        "--stride",
+        type=_count,
+        metavar="PX",
+        help="how far it moves at a time; default: a sixteenth, or the profile's",
+    )
+    made["top9"].add_argument(
+        "--top",
+        type=_count,
+        metavar="K",
+        help="how many images for each map; default: 9, or as many as there are",
+    )
+    made["top9"].add_argument(
+        "--maps", type=_count, default=16, metavar="M", help="how many maps; default: 16"
+    )
+    made["top9"].add_argument(
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="write all maps' strongest images to a .csv file too",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the parsed arguments say; ValueError, TypeError or OSError in one line each."""
+    source = Path(arguments.photo if "photo" in arguments else arguments.folder)
+    out = arguments.out or Path(f"{source.resolve().stem}_{arguments.verb}.png")
+    _check_source(source, "photo" in arguments)
+    _check_out(out, source, FORMATS)
+    if getattr(arguments, "table", None):
+        _check_out(arguments.table, source, ("csv",))
+    import matplotlib
+
+    matplotlib.use("agg")
+    from zfnet.models.named import load_net
+
+    net = load_net(
+        arguments.model, arguments.weights, arguments.input_size, arguments.device, arguments.seed
+    )
+    figure = {"explain": _explain, "occlude": _occlude, "top9": _top9}[arguments.verb](
+        net, source, arguments
+    )
+    from zfnet.plots.saving import write_figure
+
+    try:
+        write_figure(figure, out)
+    except OSError as error:  # a full disk, a folder that only looks writable
+        raise PermissionError(
+            f"{out} cannot be written ({error.strerror}); choose another file: --out FILE"
+        ) from None
+    print(out)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
+
+
+def _check_source(source: Path, photo: bool) -> None:
+    """What is missing is said before a net is loaded."""
+    if not source.exists():
+        raise FileNotFoundError(f"no {'file' if photo else 'folder'} {source}")
+    if source.is_dir() == photo:
+        raise UserError(
+            f"{source} is a folder: `python -m zfnet top9` takes one, this takes an image"
+            if photo
+            else (
+                f"{source} is a file: top9 takes a folder of images; `python -m zfnet explain`"
+                " takes one image"
+            )
+        )
+
+
+def _check_out(out: Path, source: Path, formats: tuple[str, ...]) -> None:
+    """Whether the result can be written, before the work, and without harm to the images."""
+    if out.suffix.lower().removeprefix(".") not in formats:
+        raise UserError(
+            f"{out}: cannot write {out.suffix or 'a file without an ending'}; choose"
+            f" {', '.join(f'.{kind}' for kind in formats)}"
+        )
+    folder = out.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{out}: there is no folder {folder}")
+    if (
+        out.is_dir()
+        or not os.access(out if out.exists() else folder, os.W_OK)
+        or not os.access(folder, os.W_OK)
+    ):
+        raise PermissionError(f"{out} cannot be written; choose another file: --out FILE")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"{out} is the image itself; choose another file: --out FILE")
+    if (
+        source.is_dir()
+        and folder.resolve().is_relative_to(source.resolve())
+        and "csv" not in formats
+    ):
+        raise UserError(
+            f"{out} lies in the folder of images, and would be one of them the next time; choose"
+            " another place: --out FILE"
+        )
+
+
+def _guess(net, image) -> str:
+    from zfnet.methods.explain import probabilities
+
+    found = probabilities(net, image)
+    if found is None:
+        return "no classifier"
+    best = found.topk(min(3, len(found)))
+    return ", ".join(
+        f"{net.called(int(label))} {value:.2f}"
+        for value, label in zip(best.values.tolist(), best.indices, strict=True)
+        if value >= 0.005 or value == best.values[0]
+    )
+
+
+def _explain(net, path: Path, arguments):
+    from zfnet import plots
+    from zfnet.graph.layers import paper_layers
+    from zfnet.methods.explain import explain, layer_name, read_photos
+
+    if arguments.layer is None and (arguments.channel is not None or arguments.top is not None):
+        raise UserError("--channel and --top are of one layer: say which, --layer L")
+    if arguments.channel is not None and arguments.top is not None:
+        raise UserError("--channel is one map, --top the strongest ones: give one of the two")
+    layers = paper_layers(net.features)
+    names = [
+        layer_name(net.features, layer)
+        for layer in (layers if arguments.layer is None else [arguments.layer])
+    ]
+    photo = read_photos([path], net)
+    image = photo.batch([0])[0]
+    channels = arguments.top or 1 if arguments.channel is None else [arguments.channel]
+    found = [one for name in names for one in explain(net.features, image, name, channels)]
+    numbers = {name: f"layer {number} ({name})" for number, name in layers.items()}
+    guess = _guess(net, image)
+    print(f"{path.name}, {net.title}: {guess}")
+    for one in found:
+        top, left, bottom, right = one.box
+        print(
+            f"{numbers.get(one.layer, one.layer)}, map {one.channel}: total activity"
+            f" {one.total:.4g}; strongest unit ({one.unit[0]}, {one.unit[1]}), activation"
+            f" {one.value:.4g}, sees rows {top} to {bottom - 1}, columns {left} to {right - 1}"
+        )
+    rows = [numbers.get(one.layer, one.layer).replace(" (", "\n(") for one in found]
+    return plots.explained_figure(
+        plots.to_rgb(photo.pictures([0]))[0], found, rows, f"{path.name}, {net.title}: {guess}"
+    )
+
+
+def _occlude(net, path: Path, arguments):
+    from zfnet import plots
+    from zfnet.methods.explain import explain, layer_name, probabilities, read_photos, target_class
+    from zfnet.methods.occlusion import occlude
+
+    if not net.classifies:
+        raise WrongType(
+            f"{net.title} has no .avgpool and .classifier: without classes there is no probability"
+            " to watch"
+        )
+    photo = read_photos([path], net)
+    image = photo.batch([0])[0]
+    clean = probabilities(net, image)
+    target = (
+        int(clean.argmax())
+        if arguments.target is None
+        else target_class(net, len(clean), arguments.target)
+    )
+    layer = None if arguments.layer is None else layer_name(net.features, arguments.layer)
+    size, stride = arguments.size or net.square.size, arguments.stride or net.square.stride
+    found = occlude(net.model, image, target, size, stride, layer=layer, channel=arguments.channel)
+    (own,) = explain(net.features, image, found.layer, [found.channel])
+    lowest = divmod(int(found.probability.argmin()), found.probability.shape[1])
+    names = [net.called(output) for output in range(len(clean))]
+    print(f"{path.name}, {net.title}: {_guess(net, image)}")
+    print(
+        f"{names[target]}: {found.clean_probability:.3f} without the square;"
+        f" {found.probability[lowest]:.3f} at the lowest, the square's corner at row"
+        f" {int(found.tops[lowest[0]])}, column {int(found.lefts[lowest[1]])}, where the first"
+        f" guess is {names[int(found.label[lowest])]}"
+    )
+    activity = found.activity.flatten()
+    print(
+        f"map {found.channel} of {found.layer}: total activity {found.clean_activity:.4g} without"
+        f" the square, {activity.min():.4g} at the lowest"
+    )
+    return plots.occluded_figure(
+        photo, found, own, names, f"{path.name}, {net.title}: what does the net look at?"
+    )
+
+
+def _top9(net, folder: Path, arguments):
+    import torch
+
+    from zfnet import plots
+    from zfnet.graph.layers import paper_layers
+    from zfnet.methods.deconv import Deconvnet
+    from zfnet.methods.explain import layer_name, read_photo_folder
+    from zfnet.methods.top_activations import scan
+
+    layers = paper_layers(net.features)
+    layer = layer_name(
+        net.features, arguments.layer or max((n for n in layers if n <= 5), default=1)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images = read_photo_folder(folder, net)
+    for warning in caught:
+        # and not what Python itself thinks of processes that fork
+        if issubclass(warning.category, UserWarning):
+            print(f"note: {warning.message}", file=sys.stderr)
+    k = arguments.top or min(9, len(images))
+    if k > len(images):
+        raise UserError(f"--top {k}: there are only {len(images)} images in {folder}")
+    top = scan(net.features, images, layer, k, progress=True)[layer]
+    if arguments.channel is None:
+        channels = plots.random_maps(top, arguments.maps, arguments.seed)
+    elif 0 <= arguments.channel < len(top.value):
+        channels = torch.tensor([arguments.channel])
+    else:
+        raise UserError(
+            f"no channel {arguments.channel} in {layer}, which has channels 0 to"
+            f" {len(top.value) - 1}"
+        )
+    print(
+        f"{len(images)} images, {net.title}, {layer}: {int((top.value[:, 0] > 0).sum())} of"
+        f" {len(top.value)} maps fire"
+    )
+    for channel in channels.tolist():
+        row, col, fires = (
+            int(top.row[channel, 0]),
+            int(top.col[channel, 0]),
+            int((top.value[channel] > 0).sum()),
+        )
+        print(
+            f"map {channel}: {top.value[channel, 0]:.4g} in"
+            f" {images.names[int(top.image[channel, 0])]}, unit ({row}, {col}); fires in {fires} of"
+            f" the {k}"
+        )
+    if arguments.table:
+        _write_table(arguments.table, top, images.names)
+    projections, patches = plots.top9_tiles(Deconvnet(net.features), images, layer, top, channels)
+    number = next((f"layer {n} ({layer})" for n, name in layers.items() if name == layer), layer)
+    what = (
+        f"map {arguments.channel}"
+        if arguments.channel is not None
+        else f"{len(channels)} random feature maps"
+    )
+    columns = min(4, math.ceil(math.sqrt(len(channels))))
+    title = (
+        f"{folder.resolve().name}, {len(images)} images, {net.title}, {number}: top {k} activations"
+        f" of {what}"
+    )
+    return plots.top9_figure(projections, patches, channels, title, columns)
+
+
+def _write_table(path: Path, top, names) -> None:
+    """Every map's strongest images, best first, as rows of a .csv file."""
+    from zfnet.store.artefacts import atomic
+
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["map", "rank", "activation", "image", "row", "col"])
+        for channel, tables in enumerate(
+            zip(
+                *(table.tolist() for table in (top.value, top.image, top.row, top.col)), strict=True
+            )
+        ):
+            for rank, (value, image, row, col) in enumerate(zip(*tables, strict=True), start=1):
+                writer.writerow([channel, rank, value, names[image], row, col])
+    print(path)

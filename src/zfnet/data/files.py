@@ -1,0 +1,245 @@
+"""Images in files: decoded ahead of need by worker processes, and held in memory only where they
+fit.
+
+    files = Files(root, entries, 128)     # as a tensor uint8 (N, 3, 128, 128), but in its files
+    for pixels, rows in read_ahead(files, torch.arange(len(files)).split(64)):
+        ...                               # pixels[rows]: the next 64
+"""
+
+from __future__ import annotations
+from zfnet.store.errors import UserError
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
+# whatever the name says; PostScript, say, would start another program
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "PPM", "GIF", "TIFF")
+
+
+class Files:
+    """Image files in the place of a tensor uint8 (N, 3, side, side): `files[indices]` decodes
+    those. entries: (name, bytes, modification time).
+    """
+
+    dtype, ndim = torch.uint8, 4
+
+    def __init__(self, root: Path, entries: Sequence[tuple[str, int, int]], side: int):
+        self.root, self.entries, self.side = root, entries, side
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), 3, self.side, self.side))
+
+    def __getitem__(self, key) -> torch.Tensor:
+        indices, *crop = key if isinstance(key, tuple) else (key,)
+        return self.intact(*self.read(indices))[(slice(None), *crop)]
+
+    def intact(self, pixels: torch.Tensor, broken: dict[int, str]) -> torch.Tensor:
+        """The pixels that `read` found; OSError where some file has become unreadable."""
+        if broken:
+            raise OSError(
+                f"{self.root}: {'; '.join(broken.values())} cannot be read any more. Start again: a"
+                " changed folder is looked through anew"
+            )
+        return pixels
+
+    def read(self, indices: torch.Tensor) -> tuple[torch.Tensor, dict[int, str]]:
+        """Images uint8 (B, 3, side, side), black where one is unreadable, and what is wrong with
+        those: {index: message}.
+        """
+        pixels, broken = torch.zeros(len(indices), 3, self.side, self.side, dtype=torch.uint8), {}
+        for row, index in zip(pixels, indices.tolist(), strict=True):
+            name = self.entries[index][0]
+            try:
+                row.copy_(read_image(self.root / name, self.side))
+            except ValueError as error:
+                broken[index] = f"{name} ({error})"
+        return pixels, broken
+
+    def select(self, where: torch.Tensor | slice) -> Files:
+        entries = (
+            self.entries[where]
+            if isinstance(where, slice)
+            else [self.entries[i] for i in where.tolist()]
+        )
+        return Files(self.root, entries, self.side)
+
+
+def select(pixels: torch.Tensor | Files, where: torch.Tensor | slice) -> torch.Tensor | Files:
+    """The images at `where`, indices or a slice; those in files stay there."""
+    return pixels.select(where) if isinstance(pixels, Files) else pixels[where]
+
+
+def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
+    """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`,
+    centre crop.
+
+    Raises ValueError, with the reason in a line, if it is unreadable or nobody knows which value of
+    its pixels is white.
+    """
+    Image.init()  # knows its formats only then
+    try:
+        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+            image = _rgb(ImageOps.exif_transpose(image), image.format)
+            return torch.from_numpy(
+                np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+            ).permute(2, 0, 1)
+    except Exception as error:  # decoders raise nearly everything
+        raise UserError(" ".join(str(error).split())[:200] or type(error).__name__) from None
+
+
+def _rgb(image: Image.Image, kind: str) -> Image.Image:
+    """The image in RGB; grey of 16 bits is scaled to 8, where PIL would clip it. What an alpha
+    channel hides is shown.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+        image = Image.fromarray(grey.astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise UserError(
+            f"pixels of mode {image.mode}, 32 bits, have no known white: save it with 8 or 16 bits"
+        )
+    return image.convert("RGB")
+
+
+def list_images(root: Path) -> list[tuple[str, int, int]]:
+    """The image files in a folder and its folders, linked ones too, in the order of their paths:
+    (name, bytes, modification time) as `Files` wants them.
+    """
+    return [
+        (path.relative_to(root).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(_images_below(root))
+    ]
+
+
+def _images_below(folder: Path, above: tuple = ()) -> Iterator[Path]:
+    """Image files in a folder and its folders; no link that leads back up is followed."""
+    status = folder.stat()
+    here = status.st_dev, status.st_ino
+    if here in above:
+        return
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _images_below(path, (*above, here))
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path
+
+
+class _Reader(torch.utils.data.Dataset):
+    """One item per part of the files."""
+
+    def __init__(self, read, parts):
+        self.read, self.parts = read, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, n: int):
+        return self.read(self.parts[n])
+
+
+KILLED = (
+    "a process that decodes images was killed: most likely memory, or /dev/shm, ran out. The same"
+    " command goes on"
+)
+
+
+def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -> Iterator:
+    """use(part, read(part)) for each part in order, read ahead by as many processes as there are
+    cores for each process of a run, up to eight.
+
+    A process that dies is an OSError, from `use`, too: PyTorch's signal may strike there.
+    """
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    workers = (
+        min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))) if len(parts) > 4 else 0
+    )
+    # or the loader would draw from the global one, and dropout would differ from a run in memory
+    own = torch.Generator()
+    try:
+        for part, found in zip(
+            parts,
+            torch.utils.data.DataLoader(
+                _Reader(read, parts), batch_size=None, num_workers=workers, generator=own
+            ),
+            strict=True,
+        ):
+            yield use(part, found)
+        return
+    # a dead process is seen by its signal, or by its socket before that
+    except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+        if isinstance(error, RuntimeError) and "worker" not in str(error):
+            raise
+    raise OSError(KILLED)  # out here the loader is gone with its error: no signal can follow
+
+
+def read_ahead(
+    pixels: torch.Tensor | Files, parts: Sequence[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """For each part (indices) in turn a tensor of images and the part's rows in it: the images
+    themselves in memory, decoded parts of files.
+    """
+    if isinstance(pixels, Files):
+        yield from _ahead(
+            pixels.read, parts, lambda part, found: (pixels.intact(*found), torch.arange(len(part)))
+        )
+    else:
+        yield from ((pixels, part) for part in parts)
+
+
+def read_folder(files: Files, memory: float):
+    """Decode every image of a folder, to keep it or to know that it can be read: images, labels
+    (N,), classes, names, and which are test images.
+
+    Images stay in their files where they exceed `memory` (GiB). A folder split into train and test
+    (or val, as ImageNet is) says which are test images, bool (N,), else None; that part of the name
+    is not part of the class. Unreadable images are skipped with a warning; ValueError where they
+    are more than 1 %.
+    """
+    root, names = files.root, [entry[0] for entry in files.entries]
+    held = (
+        next((name for name in ("test", "val") if (root / name).is_dir()), None)
+        if (root / "train").is_dir()
+        else None
+    )
+    split = held is not None
+    parents = [Path(name).parts[:-1] for name in names]
+    of = ["/".join(parts[1:] if split else parts) or "images" for parts in parents]
+    fits = files.shape.numel() <= memory * 2**30
+    pixels = torch.empty(files.shape, dtype=torch.uint8) if fits else None
+    broken, parts = {}, torch.arange(len(names)).split(64)
+    with tqdm(total=len(names), desc="decoding", unit="image", disable=None, leave=False) as bar:
+        for part, (found, unreadable) in zip(parts, _ahead(files.read, parts), strict=True):
+            if fits:
+                pixels[part] = found
+            broken |= unreadable
+            bar.update(len(part))
+    if broken:
+        message = (
+            f"{len(broken)} of {len(names)} images in {root} cannot be read:"
+            f" {'; '.join(list(broken.values())[:5])}"
+        )
+        if len(broken) > 0.01 * len(names):
+            raise UserError(message + ". More than 1 %: repair or remove them")
+        warnings.warn(message + ". Skipped", stacklevel=2)
+    kept = torch.tensor([i for i in range(len(names)) if i not in broken])
+    classes = sorted({of[i] for i in kept.tolist()})
+    label = {name: n for n, name in enumerate(classes)}
+    labels = torch.tensor([label[of[i]] for i in kept.tolist()])
+    official = torch.tensor([parents[i][0] == held for i in kept.tolist()]) if split else None
+    images = (pixels if not broken else pixels[kept]) if fits else files.select(kept)
+    return images, labels, classes, [names[i] for i in kept.tolist()], official

@@ -1,0 +1,286 @@
+"""From a profile to its training, validation and test images: drawn, read or downloaded, split,
+decoded once.
+"""
+
+from __future__ import annotations
+from zfnet.store.errors import UserError
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from zfnet.data import photographs as photos
+from zfnet.data import shapes
+from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, select
+from zfnet.data.images import Data, Images, statistics
+from zfnet.store import artefacts, keys
+from zfnet.store.profiles import DataConfig, Profile
+
+
+def load_data(profile: Profile) -> Data:
+    """The profile's train, validation and test images; decoded once, then read from
+    `runs/<profile>/data.safetensors`.
+
+    Raises FileNotFoundError with the cure where images are missing, and ValueError where more than
+    1 % of them cannot be read.
+    """
+    config = profile.data
+    listing = _listing(profile)
+    key = keys.key_of(
+        config, profile.seed, listing, trained_input(profile), keys.code_key(load_data)
+    )
+    tensors, meta = artefacts.artefact(profile.data_file, key, lambda: _decode(profile, listing))
+    keypoints = {
+        k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")
+    } or None
+    classes, names = tuple(meta["classes"]), meta["names"]
+    pixels = tensors.get("pixels")
+    if pixels is None:
+        found = {entry[0]: entry for entry in listing}
+        pixels = Files(profile.data_root, [found[name] for name in names], config.resize)
+    splits, start = [], 0
+    for length in meta["lengths"]:
+        part = slice(start, start + length)
+        points = {name: values[part] for name, values in keypoints.items()} if keypoints else None
+        masks = tensors["masks"][part] if "masks" in tensors else None
+        splits.append(
+            Images(
+                select(pixels, part),
+                tensors["labels"][part],
+                classes,
+                config.size,
+                tensors["mean"],
+                tensors["std"],
+                config.gain,
+                names and names[part],
+                masks,
+                points,
+            )
+        )
+        start += length
+    return Data(*splits, classes)
+
+
+def trained_input(profile: Profile) -> dict | None:
+    """mean, std and gain that the net in the profile's weights file was trained with, for
+    `normalise: weights`; None for the other rules.
+
+    Raises FileNotFoundError where there is no such file, and ValueError where it does not say, or
+    says another gain than the profile, each with the cure.
+    """
+    if profile.data.normalise != "weights":
+        return None
+    path, weights = profile.given_weights, profile.model.weights or "no file"
+    if path and not path.is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}: write them with `python -m zfnet export`, or set `model:"
+            f" weights:` in profile {profile.name!r}"
+        )
+    found = (
+        artefacts.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
+    )
+    if not found:
+        raise UserError(
+            f"normalise: weights, but {weights} does not say how its images were normalised;"
+            " `python -m zfnet export` writes files that do"
+        )
+    numbers = [found.get(name) for name in ("mean", "std")] if isinstance(found, dict) else []
+    if not numbers or not all(
+        isinstance(each, list)
+        and len(each) == 3
+        and all(type(x) is float and 0 <= x < 1e4 for x in each)
+        for each in numbers
+    ):
+        raise UserError(
+            f"{weights}: its header says {str(found)[:100]!r} of its input; expected mean and std"
+            " of three channels: fetch it again"
+        )
+    if found.get("gain") != profile.data.gain:
+        raise UserError(
+            f"data.gain = {profile.data.gain}, but {weights} was trained with {found.get('gain')}:"
+            f" set that in profile {profile.name!r}"
+        )
+    return found
+
+
+def _split(
+    labels: torch.Tensor, config: DataConfig, seed: int, official_test: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    """Indices of train, val and test in turn, drawn class by class so that every class is in each;
+    test is the official one where there is one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    train, val, test = [], [], []
+    for label in labels.unique().tolist():
+        of_class = (labels == label).nonzero().flatten()
+        own_test = None
+        if official_test is not None:
+            own_test, of_class = (
+                of_class[official_test[of_class]],
+                of_class[~official_test[of_class]],
+            )
+        order = of_class[torch.randperm(len(of_class), generator=generator)]
+        if own_test is None:
+            n_test = max(1, round(len(order) * config.test))
+            if config.train_per_class:
+                n_test = max(1, len(order) - config.train_per_class)
+            own_test, order = order[:n_test], order[n_test:]
+        order = order[: config.train_per_class]
+        n_val = (
+            max(1, round(len(order) * config.validation))
+            if config.validation and len(order) > 1
+            else 0
+        )
+        val.append(order[:n_val])
+        train.append(order[n_val:])
+        test.append(own_test[: config.test_per_class])
+    return tuple(torch.cat(part).sort().values for part in (train, val, test))
+
+
+def _listing(profile: Profile) -> list:
+    """What a decoded cache depends on, without decoding: nothing for sources that never change, the
+    files for folders.
+    """
+    root, source = profile.data_root, profile.data.source
+    if source in ("shapes", "photos") or (source != "folder" and not _is_folder(root)):
+        return []
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in"
+            f" profiles/{profile.name}.yaml"
+        )
+    found = list_images(root)
+    if source == "caltech101":  # as torchvision has it: 101 categories
+        found = [entry for entry in found if Path(entry[0]).parts[0] != "BACKGROUND_Google"]
+    if not found:
+        raise FileNotFoundError(
+            f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}"
+        )
+    return found
+
+
+def _is_folder(root: Path) -> bool:
+    """Whether `root` holds class folders of images rather than torchvision's download."""
+    folders = [root / "train", root] if (root / "train").is_dir() else [root]
+    return any(
+        child.suffix.lower() in SUFFIXES
+        for folder in folders
+        if folder.is_dir()
+        for child in folder.glob("*/*")
+    )
+
+
+def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], dict]:
+    """The images in the order train, val, test, what belongs to them, and the training images'
+    statistics; no pixels where they exceed the memory.
+    """
+    config = profile.data
+    own, names, official = {}, None, None
+    if config.source == "shapes":
+        made = shapes.make_shapes(config.count, config.resize, profile.seed)
+        pixels, labels, classes = made.images, made.labels, shapes.CLASSES
+        own = {
+            "masks": made.masks,
+            **{f"keypoints/{name}": points for name, points in made.keypoints.items()},
+        }
+    elif config.source == "photos":
+        made = photos.make_photos(config.count, config.resize, profile.seed)
+        pixels, labels, classes, names = made.images, made.labels, photos.CLASSES, made.names
+    elif listing:
+        pixels, labels, classes, names, official = read_folder(
+            Files(profile.data_root, listing, config.resize), config.memory
+        )
+    else:
+        pixels, labels, classes, names, official = _read_torchvision(profile)
+    parts = _split(labels, config, profile.seed, official)
+    order = torch.cat(parts)
+    pixels = select(pixels, order)
+    if config.normalise == "weights":
+        mean, std = (
+            torch.tensor(trained_input(profile)[name]).view(3, 1, 1) for name in ("mean", "std")
+        )
+    elif not len(parts[0]) and config.normalise != "imagenet":
+        raise UserError(
+            f"{len(order)} images of {len(classes)} classes leave none to train on: put three at"
+            f" least of each class into {profile.data_root}"
+        )
+    else:
+        mean, std = statistics(select(pixels, slice(len(parts[0]))), config.size, config.normalise)
+    tensors = {
+        "labels": labels[order],
+        "mean": mean,
+        "std": std,
+        **{name: tensor[order] for name, tensor in own.items()},
+    }
+    if isinstance(pixels, torch.Tensor):
+        tensors["pixels"] = pixels
+    names = [names[i] for i in order.tolist()] if names else None
+    return tensors, {
+        "classes": list(classes),
+        "names": names,
+        "lengths": [len(part) for part in parts],
+    }
+
+
+def _numbered(labels: torch.Tensor, classes: Sequence[str], official: torch.Tensor) -> list[str]:
+    """Names for CIFAR-10's images, which have none: "test/dog/0012.jpg" is the thirteenth dog of
+    the test images, as in a folder of them in their order.
+    """
+    number, names = {}, []
+    for label, is_test in zip(labels.tolist(), official.tolist(), strict=True):
+        folder = f"{'test' if is_test else 'train'}/{classes[label]}"
+        number[folder] = number.get(folder, -1) + 1
+        names.append(f"{folder}/{number[folder]:04d}.jpg")
+    return names
+
+
+def _read_torchvision(profile: Profile):
+    """CIFAR-10 or Caltech-101 as torchvision stores them under `data: root:`; downloaded there when
+    missing.
+    """
+    from torchvision import datasets
+    from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
+
+    root, side, source = profile.data_root, profile.data.resize, profile.data.source
+    try:
+        if source == "cifar10":
+            parts = [datasets.CIFAR10(root, train=train, download=True) for train in (True, False)]
+        else:
+            parts = [datasets.Caltech101(root, download=True)]
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{source} is not in {root} and could not be downloaded ({error}): connect to the"
+            f" network once, or point `data: root:` in profiles/{profile.name}.yaml at"
+            " torchvision's copy or at a folder of class folders"
+        ) from None
+    if source == "cifar10":
+        arrays = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
+        pixels = torch.cat(
+            [resize(chunk, [side, side], antialias=True) for chunk in arrays.split(1000)]
+        )
+        labels = torch.tensor([label for part in parts for label in part.targets])
+        official = torch.arange(len(labels)) >= len(parts[0])
+        return (
+            pixels,
+            labels,
+            parts[0].classes,
+            _numbered(labels, parts[0].classes, official),
+            official,
+        )
+    (caltech,) = parts
+    pixels = torch.stack(
+        [
+            center_crop(
+                resize(pil_to_tensor(image.convert("RGB")), side, antialias=True), [side, side]
+            )
+            for image, _ in tqdm(caltech, desc="decoding", disable=None, leave=False)
+        ]
+    )
+    names = [
+        f"{caltech.categories[y]}/image_{index:04d}.jpg"
+        for y, index in zip(caltech.y, caltech.index, strict=True)
+    ]
+    return pixels, torch.tensor(caltech.y), caltech.categories, names, None

@@ -1,0 +1,188 @@
+"""Where the parts of objects are (paper, Table 1: the eyes and the nose of five frontal dogs):
+keypoints of the built-in faces, or boxes in a small YAML file.
+
+A profile of photographs names the file, `correspondence: {boxes: data/folder/parts.yaml}`, and the
+file names the images and their parts:
+
+    dogs/rex.jpg:                      # as in the data's folder; or a number: which image of the
+    test split
+      right_eye: [61, 120, 89, 148]    # top, left, bottom, right in pixels of the network's input,
+      bottom and right outside
+      left_eye: [60, 70, 88, 98]
+      nose: [96, 92, 124, 120]
+      object: [30, 40, 170, 160]       # may be left out: the random masks of the control have their
+      centres in here
+
+Every image has the same parts. Images that the data does not have are left out, with a warning,
+while two are left.
+"""
+
+from __future__ import annotations
+from zfnet.store.errors import UserError, WrongType
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from zfnet.data.images import Data, Images
+from zfnet.store.profiles import ROOT, Profile, read_yaml
+
+OBJECT = "object"  # the name, in the file, of what is no part but holds them
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Images and where their parts are: `boxes` int64 (N, P, 4), in the order of `names`: top,
+    left, bottom, right in input pixels, maybe beyond the border.
+
+    `objects` bool (N, S, S): the object's pixels; all of them where nobody says which they are.
+    """
+
+    images: Images
+    names: tuple[str, ...]
+    boxes: torch.Tensor
+    objects: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: torch.Tensor) -> Parts:
+        return Parts(
+            self.images.subset(indices), self.names, self.boxes[indices], self.objects[indices]
+        )
+
+
+def load_parts(profile: Profile, data: Data) -> Parts:
+    """Boxes from the profile's file, of images of any split; without a file, squares on the
+    keypoints of the test images that have them all.
+
+    Raises FileNotFoundError, ValueError or TypeError, with the cure, where there is neither, or
+    where the file does not fit the images.
+    """
+    config = profile.correspondence
+    if config.boxes:
+        return _from_file(profile, data)
+    points = data.test.keypoints
+    if points is None:
+        cure = (
+            "write where their parts are into a YAML file and name it in the profile,"
+            f" `correspondence: {{boxes: data/{profile.name}/parts.yaml}}`"
+        )
+        raise UserError(
+            f"the images of profile {profile.name!r} have no keypoints: {cure}; the format stands"
+            " in src/zfnet/parts.py"
+        )
+    if missing := [name for name in config.parts if name not in points]:
+        raise UserError(
+            f"correspondence.parts: no keypoint {missing[0]!r}: choose from {', '.join(points)}"
+        )
+    places = torch.stack([points[name] for name in config.parts], 1) - torch.tensor(
+        data.test.corner
+    )
+    whole = places.isfinite().all(-1).all(-1).nonzero().flatten()
+    corners = (places[whole] - config.size / 2).round().long()
+    images = data.test.subset(whole)
+    objects = (
+        images.mask(range(len(images)))
+        if images.masks is not None
+        else torch.ones(len(images), images.size, images.size, dtype=torch.bool)
+    )
+    return Parts(images, config.parts, torch.cat([corners, corners + config.size], -1), objects)
+
+
+def _from_file(profile: Profile, data: Data) -> Parts:
+    path = ROOT / profile.correspondence.boxes
+    where = f"correspondence.boxes {profile.correspondence.boxes}"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{where}: there is no such file; the format stands in src/zfnet/parts.py"
+        )
+    content = read_yaml(path, where)
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(
+            isinstance(boxes, dict) and boxes.keys() - {OBJECT} for boxes in content.values()
+        )
+    ):
+        raise WrongType(
+            f"{where}: expected images, each with its parts: `dogs/rex.jpg: {{nose: [top, left,"
+            " bottom, right]}`"
+        )
+    names = tuple(name for name in next(iter(content.values())) if name != OBJECT)
+    splits = {"test": data.test, "val": data.val, "train": data.train}
+    places = {
+        name: (split, i)
+        for split, images in splits.items()
+        for i, name in enumerate(images.names or ())
+    }
+    size = data.test.size
+    there = {
+        image: boxes for image, boxes in content.items() if type(image) is int or image in places
+    }
+    if 2 <= len(there) < len(content):  # another copy of the data, or another draw of its images
+        gone = [str(image) for image in content if image not in there]
+        warnings.warn(
+            f"{where}: {len(gone)} of {len(content)} images are not in the data:"
+            f" {', '.join(gone[:5])}. Left out",
+            stacklevel=3,
+        )
+        content = there
+    found, table, objects = [], [], torch.zeros(len(content), size, size, dtype=torch.bool)
+    for n, (image, boxes) in enumerate(content.items()):
+        place = (
+            ("test", image)
+            if type(image) is int and 0 <= image < len(data.test)
+            else places.get(image)
+        )
+        if place is None:
+            known = (
+                f"give a name as in the data's folder, such as {next(iter(places))!r}, or"
+                if places
+                else "these images have no names: give"
+            )
+            raise UserError(
+                f"{where}: no image {image!r}: {known} a number from 0 to {len(data.test) - 1}"
+                " (which image of the test split)"
+            )
+        if boxes.keys() - {OBJECT} != set(names):
+            own, first = (", ".join(map(str, each)) for each in (boxes, names))
+            raise UserError(
+                f"{where}: {image} has the parts {own}, the first image {first}: every image needs"
+                " the same"
+            )
+        found.append(place)
+        table.append([_box(boxes[name], f"{where}: {image}: {name}", size) for name in names])
+        top, left, bottom, right = _box(
+            boxes.get(OBJECT, [0, 0, size, size]), f"{where}: {image}: {OBJECT}", size
+        )
+        objects[n, top:bottom, left:right] = True
+    chosen = [splits[split].subset(torch.tensor([i])) for split, i in found]
+    first = data.test
+    # those of files that are decoded when needed, too
+    pixels = torch.cat([one.pixels[torch.tensor([0])] for one in chosen])
+    labels = torch.cat([one.labels for one in chosen])
+    images = Images(
+        pixels,
+        labels,
+        first.classes,
+        size,
+        first.mean,
+        first.std,
+        first.gain,
+        [str(image) for image in content],
+    )
+    return Parts(images, tuple(map(str, names)), torch.tensor(table), objects)
+
+
+def _box(value, where: str, size: int) -> list[int]:
+    if not isinstance(value, list) or len(value) != 4 or not all(type(n) is int for n in value):
+        raise WrongType(f"{where} = {value!r}: expected [top, left, bottom, right], whole pixels")
+    top, left, bottom, right = value
+    if not (0 <= top < bottom <= size and 0 <= left < right <= size):
+        raise UserError(
+            f"{where} = {value}: expected 0 <= top < bottom <= {size} and 0 <= left < right <="
+            f" {size}, the network's input"
+        )
+    return value

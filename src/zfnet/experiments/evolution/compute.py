@@ -1,0 +1,373 @@
+"""How features evolve during training (paper, section 4 and Fig. 4), from the snapshots that
+training leaves.
+
+    history = snapshots(profile, model, classes=10)
+    found = evolve(profile, history, data)          # runs/<profile>/evolution.safetensors
+    found.layers[5].image                           # (S, channels): each map's strongest training
+    image at each snapshot
+
+At every snapshot one pass over training images finds each map's strongest activation: the cells of
+Fig. 4. How far a layer still is from what it becomes is measured in three ways, each for every map
+against the last snapshot: *responses*, Pearson's correlation of the map's rectified values over
+images and positions; *projections*, the cosine between the projections of one and the same unit and
+image (the last snapshot's strongest), so that a change of source image does not count; and whether
+the *source image* is already the last one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from zfnet.data.images import Data, Images
+from zfnet.graph.layers import paper_layers
+from zfnet.graph.stack import check_supported, forward_layer, layers_up_to
+from zfnet.methods.deconv import Deconvnet
+from zfnet.methods.top_activations import TopActivations, scan
+from zfnet.models.build import build_model
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.errors import UserError
+from zfnet.store.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The features after `part`/64 of the training, `epochs` epochs; part 0 is the untrained net."""
+
+    part: int
+    epochs: float
+    features: nn.Sequential
+
+
+@dataclass(frozen=True)
+class LayerEvolution:
+    """One layer over S snapshots, each table (S, channels) on the CPU.
+
+    value, image (index in the training images), row, col: the strongest activation. responses,
+    -1..1: correlation with the last snapshot; NaN for a map that is constant there, 0 for one that
+    is constant only at this snapshot. `maps` (M,): the channels of `projections` (S, M), a cosine
+    in -1..1.
+    """
+
+    name: str
+    value: torch.Tensor
+    image: torch.Tensor
+    row: torch.Tensor
+    col: torch.Tensor
+    responses: torch.Tensor
+    maps: torch.Tensor
+    projections: torch.Tensor
+
+    def top(self, snapshot: int) -> TopActivations:
+        """The strongest activations at one snapshot, tables (channels, 1)."""
+        return TopActivations(
+            *(table[snapshot, :, None] for table in (self.value, self.image, self.row, self.col))
+        )
+
+    @property
+    def same_source(self) -> torch.Tensor:
+        """Share of the maps that fire at the last snapshot whose source image is already the last
+        one's: (S,) in 0..1.
+        """
+        alive = self.value[-1] > 0
+        same = (self.image == self.image[-1]) & (self.value > 0)
+        return same[:, alive].double().mean(1)
+
+    @property
+    def curves(self) -> dict[str, torch.Tensor]:
+        """The three measures as means over maps, each (S,): responses (of maps that are not
+        constant at the last snapshot), projections, source image.
+        """
+        return {
+            "responses": self.responses.nanmean(1),
+            "projections": self.projections.mean(1),
+            "source image": self.same_source,
+        }
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """parts and epochs (S,) of the snapshots, part 0 first; layers by the paper's number; how many
+    images each measure used.
+    """
+
+    parts: torch.Tensor
+    epochs: torch.Tensor
+    layers: dict[int, LayerEvolution]
+    searched: int
+    probes: int
+
+
+def snapshots(profile: Profile, model: nn.Module, classes: int) -> list[Snapshot]:
+    """The untrained net and the snapshots of its training, in order, on the model's device;
+    `classes`: how many the net was trained on.
+
+    Raises ValueError for a profile that trains nothing or leaves no snapshots, or whose snapshots
+    are of another training than its weights, and FileNotFoundError where they are missing, each
+    with the cure.
+    """
+    if profile.training is None or profile.model.weights:
+        raise UserError(
+            f"profile {profile.name!r} trains nothing, so its features have no history: choose a"
+            " profile with a `training:` section and without `weights:`, such as demo"
+        )
+    if not profile.training.snapshots:
+        raise UserError(
+            f"profile {profile.name!r} leaves no snapshots: add `snapshots: [1, 2, 5, 10, 20, 30,"
+            " 40, 64]` to its `training:` section"
+        )
+    device = next(model.parameters()).device
+    found = [Snapshot(0, 0.0, build_model(profile, classes).features.to(device))]
+    key = (
+        artefacts.read_meta(profile.weights_file).get("key")
+        if profile.weights_file.is_file()
+        else None
+    )
+    for part in sorted(profile.training.snapshots):
+        path = profile.snapshot_file(part)
+        if key is None or not path.is_file():
+            missing = profile.weights_file if key is None else path
+            raise FileNotFoundError(
+                f"no snapshot {part}/64 of the training, {missing} is missing: run `make train"
+                f" PROFILE={profile.name}`"
+            )
+        tensors, meta = artefacts.load_tensors(path)
+        if meta.get("key") != key:
+            raise UserError(
+                f"{path} comes from another training than {profile.weights_file}: run `make train"
+                f" PROFILE={profile.name}`"
+            )
+        features = copy.deepcopy(model.features)
+        features.load_state_dict(tensors)
+        found.append(Snapshot(part, meta["epochs"], features))
+    return found
+
+
+@torch.no_grad()
+def response_similarity(
+    stacks: Sequence[nn.Sequential], layers: Sequence[str], images: Images, batch_size: int = 20
+) -> dict[str, torch.Tensor]:
+    """Pearson's correlation of every map's values with the same map's in the last stack, over all
+    images and positions: {layer: (S, channels)}.
+
+    NaN where the map is constant in the last stack; 0 where it is constant in this one only. Sums
+    are kept in float64, batch by batch.
+    """
+    for stack in stacks:
+        check_supported(stack)
+    weight = next(stacks[0].parameters())
+    sums = {layer: None for layer in layers}
+    for indices in torch.arange(len(images)).split(batch_size):
+        inputs = images.batch(indices).to(weight).contiguous(memory_format=torch.channels_last)
+        last = _maps(stacks[-1], layers, inputs)
+        for s, stack in enumerate(stacks):
+            own = last if stack is stacks[-1] else _maps(stack, layers, inputs)
+            for layer, y in last.items():
+                x, y = own[layer].double(), y.double()
+                if sums[layer] is None:
+                    sums[layer] = torch.zeros(len(stacks), 6, len(x), dtype=torch.float64)
+                sums[layer][s, :5] += torch.stack(
+                    [x.sum(1), y.sum(1), (x * x).sum(1), (y * y).sum(1), (x * y).sum(1)]
+                ).cpu()
+                sums[layer][s, 5] += x.shape[1]
+    result = {}
+    for layer, table in sums.items():
+        sx, sy, sxx, syy, sxy, n = table.unbind(1)
+        own, other = (
+            (square - total * total / n).clamp_min(0) for square, total in ((sxx, sx), (syy, sy))
+        )
+        flat, flat_last = (
+            spread <= 1e-12 * square for spread, square in ((own, sxx), (other, syy))
+        )
+        r = (sxy - sx * sy / n) / (own * other).sqrt()
+        result[layer] = torch.where(flat_last, torch.nan, torch.where(flat, 0.0, r).clamp(-1, 1))
+    return result
+
+
+def _maps(
+    features: nn.Sequential, layers: Sequence[str], x: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """The maps of each layer, (channels, images x positions), from one forward pass."""
+    found = {}
+    for name, module in max((layers_up_to(features, layer) for layer in layers), key=len):
+        x = forward_layer(module, x)
+        if name in layers:
+            found[name] = x.transpose(0, 1).flatten(1)
+    return found
+
+
+def projection_similarity(
+    stacks: Sequence[nn.Sequential],
+    layer: str,
+    inputs: torch.Tensor,
+    channel: torch.Tensor,
+    position: torch.Tensor,
+    batch_size: int = 32,
+) -> torch.Tensor:
+    """Cosine between the projections of the same units by each stack and by the last one: (S, N) in
+    -1..1, 0 where a unit does not fire.
+
+    inputs (N, 3, H, W), channel (N,) and position (N, 2) as for `Deconvnet.project`.
+    """
+    parts = []
+    for chosen in torch.arange(len(inputs)).split(batch_size):
+        found = [
+            Deconvnet(stack)
+            .project(inputs[chosen], layer, channel[chosen], position[chosen])
+            .flatten(1)
+            .double()
+            for stack in stacks
+        ]
+        parts.append(
+            torch.stack(
+                [F.cosine_similarity(own, found[-1], dim=1, eps=1e-30) for own in found]
+            ).cpu()
+        )
+    return torch.cat(parts, 1)
+
+
+def settled(epochs: torch.Tensor, curve: torch.Tensor, level: float = 0.9) -> float:
+    """The epoch from which on a curve stays at `level` or above, interpolated linearly between
+    snapshots; NaN if its end lies below.
+
+    Both (S,), epochs ascending. ValueError for other shapes.
+    """
+    if epochs.shape != curve.shape or epochs.ndim != 1:
+        raise UserError(
+            f"epochs {tuple(epochs.shape)} and curve {tuple(curve.shape)}: expected two series of"
+            " one length"
+        )
+    below = [i for i, value in enumerate(curve.tolist()) if not value >= level]
+    if not below:
+        return float(epochs[0])
+    i = below[-1]
+    if i == len(curve) - 1:
+        return float("nan")
+    return float(
+        epochs[i] + (level - curve[i]) / (curve[i + 1] - curve[i]) * (epochs[i + 1] - epochs[i])
+    )
+
+
+def jumps(
+    cells: Sequence[Sequence[np.ndarray]], images: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How alike neighbouring cells of Fig. 4 are: their correlations over pixels, where the source
+    image stayed, and where it changed.
+
+    cells: for each of M maps one picture (h, w, 3) per snapshot, all of one size; images (S, M):
+    their source images. Pairs with a constant cell are left out.
+    """
+    found: tuple[list[float], list[float]] = [], []
+    for row, sources in zip(cells, images.T.tolist(), strict=True):
+        for (old, new), (before, after) in zip(pairwise(row), pairwise(sources), strict=True):
+            if min(np.ptp(old), np.ptp(new)) > 0:
+                found[before != after].append(np.corrcoef(old.ravel(), new.ravel())[0, 1])
+    return torch.tensor(found[0], dtype=torch.float64), torch.tensor(found[1], dtype=torch.float64)
+
+
+def evolve(profile: Profile, history: Sequence[Snapshot], data: Data) -> Evolution:
+    """What became of the features, found in `runs/<profile>/evolution.safetensors` or made now;
+    numbers of images and maps as in `evolution:`.
+    """
+    config, layers = profile.evolution, paper_layers(history[-1].features)
+    stacks = [snapshot.features for snapshot in history]
+    weights = [keys.tensors_hash(stack.state_dict()) for stack in stacks]
+    code = keys.code_key(evolve)
+    key = keys.key_of(
+        weights, layers, data.train.fingerprint, data.val.fingerprint, config, profile.seed, code
+    )
+    searched, probes = (
+        _subset(images, n, profile.seed)
+        for images, n in ((data.train, config.images), (data.val, config.probes))
+    )
+
+    def build():
+        images, tensors = data.train.subset(searched), {}
+        tops = [scan(stack, images, list(layers.values()), k=1, progress=True) for stack in stacks]
+        responses = response_similarity(stacks, list(layers.values()), data.val.subset(probes))
+        for name in layers.values():
+            value, image, row, col = (
+                torch.stack([getattr(top[name], part)[:, 0] for top in tops])
+                for part in ("value", "image", "row", "col")
+            )
+            alive = (value[-1] > 0).nonzero().flatten()
+            maps = alive[_subset(alive, config.maps, profile.seed)]
+            position = torch.stack([row[-1], col[-1]], 1)[maps]
+            similar = projection_similarity(
+                stacks, name, images.batch(image[-1, maps]), maps, position
+            )
+            tables = {
+                "value": value,
+                "image": searched[image],
+                "row": row,
+                "col": col,
+                "responses": responses[name],
+                "maps": maps,
+                "projections": similar,
+            }
+            tensors |= {f"{name}/{part}": table.contiguous() for part, table in tables.items()}
+        return tensors, provenance.record(profile, n=len(searched))
+
+    tensors, _ = artefacts.artefact(profile.runs / "evolution.safetensors", key, build)
+    parts = torch.tensor([snapshot.part for snapshot in history])
+    epochs = torch.tensor([snapshot.epochs for snapshot in history], dtype=torch.float64)
+    tables = {
+        name: {
+            key.split("/")[1]: tensor
+            for key, tensor in tensors.items()
+            if key.startswith(f"{name}/")
+        }
+        for name in layers.values()
+    }
+    return Evolution(
+        parts,
+        epochs,
+        {n: LayerEvolution(name, **tables[name]) for n, name in layers.items()},
+        len(searched),
+        len(probes),
+    )
+
+
+def _subset(items, count: int | None, seed: int) -> torch.Tensor:
+    """A seeded random subset of the indices of `items`, sorted; all of them for None."""
+    return (
+        torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
+        .sort()
+        .values
+    )
+
+
+def evolution_rows(found: Evolution) -> list[dict[str, object]]:
+    """The table of the curves: one row per layer and snapshot, means and standard deviations over
+    its maps.
+    """
+    rows = []
+    for number, layer in found.layers.items():
+        alive, curves = ~layer.responses[-1].isnan(), layer.curves
+        for s, (part, epochs) in enumerate(
+            zip(found.parts.tolist(), found.epochs.tolist(), strict=True)
+        ):
+            rows.append(
+                {
+                    "layer": number,
+                    "part_of_64": part,
+                    "epochs": round(epochs, 3),
+                    "maps": int(alive.sum()),
+                    "responses_mean": round(curves["responses"][s].item(), 4),
+                    "responses_std": round(layer.responses[s, alive].std().item(), 4),
+                    "maps_projected": len(layer.maps),
+                    "projections_mean": round(curves["projections"][s].item(), 4),
+                    "projections_std": round(layer.projections[s].std().item(), 4),
+                    "same_source_image": round(curves["source image"][s].item(), 4),
+                    "source_images": len(layer.image[s].unique()),
+                    "strongest_activation_median": round(layer.value[s].median().item(), 4),
+                }
+            )
+    return rows

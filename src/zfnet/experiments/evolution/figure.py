@@ -1,0 +1,206 @@
+"""Fig. 4: feature maps through training, and how soon each layer settles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from zfnet.data.images import Images
+from zfnet.experiments.evolution.compute import Evolution, LayerEvolution, Snapshot, settled
+from zfnet.methods.deconv import Deconvnet
+from zfnet.plots.panels import (
+    PERCENTILE,
+    captioned,
+    contrast_scale,
+    field_tile,
+    mosaic,
+    to_grey_centred,
+)
+
+WIDTH = 13.0  # inches
+
+
+def evolution_tiles(
+    history: Sequence[Snapshot], images: Images, layer: LayerEvolution, channels: torch.Tensor
+) -> list[list[np.ndarray]]:
+    """For each channel its projection at every snapshot but the untrained one, each on its own
+    scale and cut to the receptive field (h, w, 3).
+
+    `images`: the training images that `layer.image` counts.
+    """
+    columns = []
+    for s, snapshot in enumerate(history):
+        if not snapshot.part:
+            continue
+        units = torch.stack([layer.row[s], layer.col[s]], 1)[channels]
+        found = Deconvnet(snapshot.features).project_patches(
+            images.batch(layer.image[s, channels]), layer.name, channels, units
+        )
+        pictures = [to_grey_centred(one, contrast_scale(one)) for one in found.pixels]
+        columns.append(
+            [
+                field_tile(p, *where, images.size)
+                for p, *where in zip(
+                    pictures, found.corner.tolist(), found.box.tolist(), strict=True
+                )
+            ]
+        )
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def evolution_figure(
+    tiles: dict[int, list[list[np.ndarray]]],
+    channels: dict[int, torch.Tensor],
+    found: Evolution,
+    title: str,
+) -> Figure:
+    """Fig. 4: one block per layer, one row per feature map, one column per snapshot; a bar under a
+    cell: its source image is already the last one.
+    """
+    numbers = list(tiles)
+    bands = [band for band in (numbers[:3], numbers[3:]) if band]
+    blocks = {number: _block(tiles[number]) for number in numbers}
+    widths = {number: (WIDTH - 0.42 * len(band)) / len(band) for band in bands for number in band}
+    heights = [
+        max(widths[n] * blocks[n][0].shape[0] / blocks[n][0].shape[1] for n in band)
+        for band in bands
+    ]
+    total = sum(heights) + 0.62 * (len(bands) - 1)
+    figure, below = plt.figure(figsize=(WIDTH, total)), total
+    shown = found.parts > 0
+    for band, height in zip(bands, heights, strict=True):
+        below -= height
+        for i, number in enumerate(band):
+            left = 0.42 * (i + 1) + sum(widths[n] for n in band[:i])
+            axes = figure.add_axes(
+                (left / WIDTH, below / total, widths[number] / WIDTH, height / total)
+            )
+            layer, chosen = found.layers[number], channels[number]
+            same = (layer.image[:, chosen] == layer.image[-1, chosen]) & (
+                layer.value[:, chosen] > 0
+            )
+            _draw(
+                axes,
+                *blocks[number],
+                chosen.tolist(),
+                found.epochs[shown].tolist(),
+                same[shown].T.tolist(),
+            )
+            axes.set_title(
+                f"layer {number}: map, and its projection after … epochs", fontsize=9, pad=16
+            )
+        below -= 0.62
+    caption = (
+        f"Each cell projects the strongest activation of a feature map among {found.searched:,}"
+        " training images, the same ones at every snapshot. Black bar: the source image is already"
+        " the last snapshot's. Mid-grey is 0; one symmetric scale per cell (as the paper enhances"
+        f" contrast), its {PERCENTILE}th percentile of |value|: strengths are in the table. An even"
+        " grey cell: the map does not fire then. White lies outside the image."
+    )
+    return captioned(figure, title, caption)
+
+
+def _block(rows: list[list[np.ndarray]]) -> tuple[np.ndarray, int, int]:
+    """All cells of a layer in one sheet, the side of a cell and the gap between two."""
+    side = rows[0][0].shape[0]
+    # few large pixels become several, so that gaps can be thinner than one of them
+    scale = -(-40 // side)
+    cells = [cell.repeat(scale, 0).repeat(scale, 1) for row in rows for cell in row]
+    side *= scale
+    gap = max(3, side // 12)
+    return mosaic(cells, len(rows[0]), gap), side, gap
+
+
+def _draw(
+    axes,
+    sheet: np.ndarray,
+    side: int,
+    gap: int,
+    channels: list[int],
+    epochs: list[float],
+    same: list[list[bool]],
+) -> None:
+    axes.imshow(sheet, interpolation="antialiased")
+    axes.set_anchor("N")
+    step = side + gap
+    for column, epoch in enumerate(epochs):
+        axes.text(
+            column * step + side / 2,
+            -gap,
+            f"{epoch:.2g}",
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color="0.25",
+        )
+    for row, (channel, bars) in enumerate(zip(channels, same, strict=True)):
+        axes.text(
+            -gap,
+            row * step + side / 2,
+            f"{channel}",
+            ha="right",
+            va="center",
+            fontsize=7,
+            color="0.35",
+        )
+        for column in (column for column, bar in enumerate(bars) if bar):
+            y = row * step + side + gap * 0.35
+            axes.plot(
+                [column * step, column * step + side - 1],
+                [y, y],
+                color="black",
+                linewidth=1.3,
+                solid_capstyle="butt",
+                clip_on=False,
+            )
+    axes.set(xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
+    axes.set_axis_off()
+
+
+def curves_figure(found: Evolution, title: str, level: float = 0.9) -> Figure:
+    """How close each layer is to what it becomes, by epoch: responses, projections and source
+    images; a dot where a curve reaches `level`.
+    """
+    figure, panels = plt.subplots(
+        1, 3, figsize=(WIDTH, 3.9), sharey=True, gridspec_kw={"wspace": 0.07}
+    )
+    epochs = found.epochs
+    ends = min(found.layers), max(found.layers)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.88, len(found.layers)))
+    names = (
+        "responses: correlation with the last",
+        "projections: cosine with the last",
+        "source image: share that is the last one",
+    )
+    for colour, (number, layer) in zip(colours, found.layers.items(), strict=True):
+        alive = ~layer.responses[-1].isnan()
+        spreads = (layer.responses[:, alive], layer.projections, None)
+        for axis, values, curve in zip(panels, spreads, layer.curves.values(), strict=True):
+            axis.plot(
+                epochs, curve, color=colour, marker="o", markersize=3, label=f"layer {number}"
+            )
+            if values is not None and number in ends:
+                low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=1)
+                axis.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
+            when = settled(epochs, curve, level)
+            axis.plot(when, level, marker="D", color=colour, markersize=6, markeredgecolor="white")
+    for axis, name in zip(panels, names, strict=True):
+        axis.axhline(level, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+        axis.set(xlabel="epoch", ylim=(-0.02, 1.02), xlim=(0, float(epochs[-1])))
+        axis.set_title(name, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("similarity to the last snapshot")
+    panels[2].legend(frameon=False, loc="lower right")
+    first = next(iter(found.layers.values()))
+    caption = (
+        f"Lines: means over all maps of a layer (responses: {found.probes} validation images, all"
+        f" positions), over {len(first.maps)} random maps (projections of one and the same unit and"
+        f" image), share of all maps ({found.searched:,} training images searched). Bands: the"
+        f" middle half of the maps of layers {ends[0]} and {ends[1]}. Diamonds: where a curve"
+        f" reaches {level:g} for good, interpolated between snapshots. Epoch 0: the untrained net."
+    )
+    return captioned(figure, title, caption)

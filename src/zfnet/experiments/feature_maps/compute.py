@@ -1,0 +1,129 @@
+"""Feature maps themselves: what a convolution hands on, what rectification keeps of it, and what
+the pool passes up.
+
+    names = stages(model.features, 1)                        # ["conv1", "relu1", "pool1"]
+    maps = feature_maps(model.features, images, names)       # {"conv1": (N, C, h, w), …}, in one
+    forward pass
+    channels = strongest_channels(maps["relu1"][0], 5)       # of the first image
+
+Layers are the paper's (`paper_layers`): the rectified maps of layer n, the convolution before them
+and what follows up to the next convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from zfnet.data.images import Images, batches
+from zfnet.graph.layers import paper_layers
+from zfnet.graph.windows import receptive_field
+from zfnet.methods.feature_maps import _check_count, feature_maps
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.errors import UserError
+from zfnet.store.profiles import Profile
+
+
+def stages(features: nn.Sequential, layer: int) -> list[str]:
+    """Names of the paper's layer `layer`: its convolution, its ReLU, and the pool or normalisation
+    up to the next convolution.
+
+    Raises ValueError for a layer that the net does not have.
+    """
+    layers = paper_layers(features)
+    if layer not in layers:
+        raise UserError(f"no layer {layer!r}: this net has layers {', '.join(map(str, layers))}")
+    children = list(features.named_children())
+    names = [name for name, _ in children]
+    convolutions = [i for i, (_, module) in enumerate(children) if isinstance(module, nn.Conv2d)]
+    relu = names.index(layers[layer])
+    first = max(i for i in convolutions if i < relu)
+    end = min((i for i in convolutions if i > relu), default=len(children))
+    return names[first:end]
+
+
+def random_channels(channels: int, count: int, seed: int) -> torch.Tensor:
+    """A seeded random subset of 0 … channels - 1, sorted: (count,)."""
+    _check_count(count, channels)
+    return (
+        torch.randperm(channels, generator=torch.Generator().manual_seed(seed))[:count]
+        .sort()
+        .values
+    )
+
+
+def describe(
+    features: nn.Sequential,
+    maps: dict[str, torch.Tensor],
+    image: int,
+    channels: Sequence[int],
+    input_size: int,
+) -> list[dict[str, object]]:
+    """One row per stage and channel of image number `image` in `maps`: map size, smallest and
+    largest value, total, where the largest lies and what it sees.
+
+    row and col: first position of the largest value, row by row; top, left, bottom, right: that
+    unit's receptive field in pixels, half-open, clipped.
+    """
+    rows = []
+    for name, found in maps.items():
+        field = receptive_field(features, name, input_size)
+        for channel in channels:
+            values = found[image, channel]
+            row, col = divmod(int(values.flatten().argmax()), values.shape[1])
+            top, left, bottom, right = field.box(row, col)
+            rows.append(
+                {
+                    "stage": name,
+                    "channel": int(channel),
+                    "height": values.shape[0],
+                    "width": values.shape[1],
+                    "smallest": float(values.min()),
+                    "largest": float(values.max()),
+                    "total": float(values.sum()),
+                    "row": row,
+                    "col": col,
+                    "top": top,
+                    "left": left,
+                    "bottom": bottom,
+                    "right": right,
+                }
+            )
+    return rows
+
+
+@torch.no_grad()
+def extremes(
+    features: nn.Sequential, dataset, names: Sequence[str], batch_size: int = 64
+) -> dict[str, torch.Tensor]:
+    """The smallest and the largest value of every channel over a data set of (image, label), in one
+    pass: {name: (C, 2)} on the CPU.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for _, images, _ in batches(dataset, batch_size):
+        for name, maps in feature_maps(features, images, names).items():
+            new = torch.stack([maps.amin((0, 2, 3)), maps.amax((0, 2, 3))], 1)
+            old = found.get(name, new)
+            found[name] = torch.stack(
+                [torch.minimum(old[:, 0], new[:, 0]), torch.maximum(old[:, 1], new[:, 1])], 1
+            )
+    return found
+
+
+def load_extremes(
+    profile: Profile, model: nn.Module, images: Images, names: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """The profile's `extremes`, found in `runs/<profile>/extremes.safetensors` or measured now."""
+    weights = keys.tensors_hash(model.features.state_dict())
+    key = keys.key_of(weights, images.fingerprint, list(names), keys.code_key(extremes))
+    tensors, _ = artefacts.artefact(
+        profile.runs / "extremes.safetensors",
+        key,
+        lambda: (
+            extremes(model.features, images, names),
+            provenance.record(profile, n=len(images)),
+        ),
+    )
+    return {name: tensors[name] for name in names}

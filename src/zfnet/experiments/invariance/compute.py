@@ -1,0 +1,328 @@
+"""Feature invariance (paper, section 4 and Fig. 5): move, enlarge or turn an image, and see how far
+its features go.
+
+Vertical translation by -60 to 60 pixels of 224, scale 1.0 to 1.8, rotation by 0 to 350 degrees. For
+each: the Euclidean distance between the features of the original and of the transformed image, at
+layer 1 and at layer 7 (the last hidden layer of the classifier), and the probability of the true
+label.
+
+Choices where the paper is silent: the *stored* image, which is larger than the net's input, is
+transformed about the middle of the centre crop, and then cropped, so that its margin comes into
+view first; beyond it the mean colour of the training data does. Bilinear, 8 bits again afterwards.
+Shifts are whole pixels, so that interpolation does not count as translation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from zfnet.data.images import Images
+from zfnet.graph.layers import paper_layers
+from zfnet.methods.depth import last_hidden, layer_outputs
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.errors import UserError
+from zfnet.store.profiles import Profile
+
+KINDS = ("translation", "scale", "rotation")
+# order of rotational symmetry of the built-in shapes' outlines (of its stripes, for the zebra
+# square); 0: the same at any angle
+SYMMETRY = {
+    "ball": 0,
+    "wheel": 0,
+    "flower": 6,
+    "spiral hexagon": 6,
+    "dotted star": 5,
+    "plaid cross": 4,
+    "checker triangle": 3,
+    "zebra square": 2,
+    "face": 1,
+    "brick house": 1,
+}
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """N images under T amounts of one kind of transformation, in pixels (down is positive), as a
+    factor, or in degrees (clockwise).
+
+    amounts (T,); layer1, layer7 (N, T): Euclidean distances from the original's features;
+    probability (N, T) of `targets` (N,). All on the CPU.
+    """
+
+    kind: str
+    amounts: torch.Tensor
+    layer1: torch.Tensor
+    layer7: torch.Tensor
+    probability: torch.Tensor
+    targets: torch.Tensor
+
+    def at(self, amount: float) -> int:
+        """The column of the amount nearest to this one."""
+        return int((self.amounts - amount).abs().argmin())
+
+
+def amounts(kind: str, size: int) -> torch.Tensor:
+    """The paper's range of a transformation for a net's input of `size` pixels: shifts scaled from
+    224 and rounded to whole pixels.
+    """
+    _check(kind)
+    if kind == "translation":
+        return (torch.arange(-60, 61, 5) * size / 224).round().unique().double()
+    return (
+        torch.linspace(1.0, 1.8, 17, dtype=torch.float64)
+        if kind == "scale"
+        else torch.arange(0.0, 360.0, 10.0, dtype=torch.float64)
+    )
+
+
+def _check(kind: str) -> None:
+    if kind not in KINDS:
+        raise UserError(f"kind = {kind!r}: choose one of {', '.join(KINDS)}")
+
+
+def transform(
+    images: Images, indices: Sequence[int] | torch.Tensor, kind: str, amount: float
+) -> torch.Tensor:
+    """The centre crops of transformed images as pixels, uint8 (B, 3, S, S). ValueError for an
+    unknown kind or a scale that is not positive.
+    """
+    from torchvision.transforms.v2.functional import InterpolationMode, affine
+
+    _check(kind)
+    if kind == "scale" and not amount > 0:
+        raise UserError(f"scale = {amount}: must be positive")
+    top, left = images.corner
+    angle = float(amount) if kind == "rotation" else 0.0
+    shift = [0.0, float(amount) if kind == "translation" else 0.0]
+    fill = images.mean.mean((1, 2)).tolist()
+    moved = affine(
+        images.pixels[torch.as_tensor(indices)],
+        angle,
+        shift,
+        float(amount) if kind == "scale" else 1.0,
+        [0.0, 0.0],
+        InterpolationMode.BILINEAR,
+        fill,
+        [left + images.size / 2, top + images.size / 2],
+    )
+    return moved[:, :, top : top + images.size, left : left + images.size]
+
+
+def hidden(
+    model: nn.Module, inputs: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Layer 1 and layer 7 of images (N, 3, H, W), each rectified and flattened to (N, units), and
+    the logits, from one forward pass in eval mode.
+
+    Layer 7 is the last hidden layer, layer 1 the rectified maps before their pool. ValueError where
+    the classifier has no hidden layer.
+    """
+    first, last = paper_layers(model.features)[1], last_hidden(model)
+    found = layer_outputs(model, inputs, (first, last, "logits"))
+    return found[first].flatten(1), found[last], found["logits"]
+
+
+@torch.no_grad()
+def measure(
+    model: nn.Module,
+    images: Images,
+    targets: torch.Tensor,
+    kind: str,
+    steps: torch.Tensor | None = None,
+    batch_size: int = 25,
+) -> Invariance:
+    """Transform all images by every amount in `steps` (by default the paper's range), on the
+    model's device.
+
+    `targets` (N,): the label whose probability is followed, the true one where the net knows it.
+    ValueError for another number of them, or one that is not an output of the net.
+    """
+    if targets.shape != (len(images),):
+        raise UserError(
+            f"targets: expected one label for each of the {len(images)} images, got"
+            f" {tuple(targets.shape)}"
+        )
+    steps = amounts(kind, images.size) if steps is None else steps
+    device, parts = next(model.parameters()).device, []
+    for indices in tqdm(
+        torch.arange(len(images)).split(batch_size),
+        desc=kind,
+        unit="batch",
+        leave=False,
+        disable=None,
+    ):
+        clean = hidden(model, images.normalise(images.pictures(indices).to(device)))
+        if (outputs := clean[2].shape[1]) <= int(targets.max()) or int(targets.min()) < 0:
+            raise UserError(
+                f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels"
+                f" from 0 to {outputs - 1}"
+            )
+        rows = []
+        for amount in steps.tolist():
+            moved = hidden(
+                model, images.normalise(transform(images, indices, kind, amount).to(device))
+            )
+            distances = [
+                torch.linalg.vector_norm(a - b, dim=1).double().cpu()
+                for a, b in zip(moved[:2], clean[:2], strict=True)
+            ]
+            chosen = moved[2].double().softmax(1).cpu().gather(1, targets[indices, None])[:, 0]
+            rows.append(torch.stack([*distances, chosen]))
+        parts.append(torch.stack(rows, 2))
+    return Invariance(kind, steps, *torch.cat(parts, 1), targets)
+
+
+def load_invariance(
+    profile: Profile, model: nn.Module, images: Images, targets: torch.Tensor
+) -> dict[str, Invariance]:
+    """All three transformations of these images, found in `runs/<profile>/invariance.safetensors`
+    or measured now.
+    """
+    code = keys.code_key(measure)
+    key = keys.key_of(
+        keys.tensors_hash(model.state_dict()), images.fingerprint, targets.tolist(), code
+    )
+
+    def build():
+        tensors = {}
+        for kind in KINDS:
+            found = measure(model, images, targets, kind)
+            tensors |= {
+                f"{kind}/{name}": getattr(found, name).contiguous()
+                for name in ("amounts", "layer1", "layer7", "probability")
+            }
+        return tensors, provenance.record(profile, n=len(images))
+
+    tensors, _ = artefacts.artefact(profile.runs / "invariance.safetensors", key, build)
+    return {
+        kind: Invariance(
+            kind,
+            *(tensors[f"{kind}/{name}"] for name in ("amounts", "layer1", "layer7", "probability")),
+            targets,
+        )
+        for kind in KINDS
+    }
+
+
+def share_of_range(found: Invariance, layer: int, amount: float) -> torch.Tensor:
+    """Distance after a change by `amount` as a share of the largest distance of the sweep, image by
+    image: (N,) in 0..1.
+
+    Translations and rotations go both ways, and the mean of the two is taken.
+    """
+    distances = _distances(found, layer)
+    ways = {
+        "translation": (-amount, amount),
+        "scale": (amount,),
+        "rotation": (amount, 360 - amount),
+    }[found.kind]
+    return distances[:, [found.at(way) for way in ways]].mean(1) / distances.max(1).values
+
+
+def linearity(found: Invariance, layer: int, limit: float) -> torch.Tensor:
+    """R² of a line through the origin fitted to the distance over |change| up to `limit` (pixels,
+    or scale - 1), image by image: (N,).
+
+    1 is a straight line; 0 no better than a constant; negative worse. Both directions of a
+    translation share the line.
+    """
+    change = found.amounts - 1 if found.kind == "scale" else found.amounts
+    near = change.abs() <= limit + 1e-9
+    x, y = change[near].abs(), _distances(found, layer)[:, near]
+    slope = (y @ x) / (x @ x)
+    residual = (y - slope[:, None] * x).square().sum(1)
+    return 1 - residual / (y - y.mean(1, keepdim=True)).square().sum(1)
+
+
+def _distances(found: Invariance, layer: int) -> torch.Tensor:
+    if layer not in (1, 7):
+        raise UserError(f"layer = {layer}: distances are measured at layers 1 and 7")
+    return found.layer1 if layer == 1 else found.layer7
+
+
+def turned(found: Invariance, angles: Sequence[float]) -> torch.Tensor:
+    """The probability of the true label after rotations by `angles` degrees, interpolated linearly
+    between those measured: (N, len(angles)).
+    """
+    if found.kind != "rotation":
+        raise UserError(f"kind = {found.kind!r}: angles belong to a rotation")
+    return torch.from_numpy(
+        np.stack(
+            [
+                np.interp(angles, found.amounts.numpy(), row, period=360)
+                for row in found.probability.numpy()
+            ]
+        )
+    )
+
+
+def rotation_rows(
+    found: Invariance, classes: Sequence[str], symmetry: Mapping[str, int] | None = None
+) -> list[dict[str, object]]:
+    """One row per class among the targets: the probability of the true label over all angles but 0,
+    as means over its images; the most stable class first.
+
+    `lowest` is the lowest of the curve of means. `symmetry` gives orders of rotational symmetry by
+    class name (0: the same at any angle), such as `SYMMETRY` of the built-in shapes; for an order
+    of 2 or more also the mean at the angles that bring the object onto itself (multiples of
+    360/order), and at those half-way between.
+    """
+    rows, symmetry = [], symmetry or {}
+    for label in found.targets.unique().tolist():
+        own = found.targets == label
+        curve = found.probability[own].mean(0)
+        order = symmetry.get(classes[label])
+        row = {
+            "class": classes[label],
+            "images": int(own.sum()),
+            "symmetry": order,
+            "unturned": curve[found.at(0)].item(),
+            "mean": curve[found.amounts > 0].mean().item(),
+            "lowest": curve.min().item(),
+            "lowest_at": float(found.amounts[curve.argmin()]),
+            "symmetric": None,
+            "half_way": None,
+        }
+        if order and order > 1:
+            period = 360 / order
+            row["symmetric"] = (
+                turned(found, [n * period for n in range(1, order)])[own].mean().item()
+            )
+            row["half_way"] = (
+                turned(found, [(n + 0.5) * period for n in range(order)])[own].mean().item()
+            )
+        rows.append(
+            {
+                name: round(value, 4) if isinstance(value, float) else value
+                for name, value in row.items()
+            }
+        )
+    return sorted(rows, key=lambda row: -row["mean"])
+
+
+def invariance_rows(found: dict[str, Invariance]) -> list[dict[str, object]]:
+    """The table of the curves: one row per transformation and amount, means and standard deviations
+    over the images.
+    """
+    rows = []
+    for kind, sweep in found.items():
+        for t, amount in enumerate(sweep.amounts.tolist()):
+            row: dict[str, object] = {
+                "transformation": kind,
+                "amount": round(amount, 4),
+                "images": len(sweep.targets),
+            }
+            for name in ("layer1", "layer7", "probability"):
+                values = getattr(sweep, name)[:, t]
+                row |= {
+                    f"{name}_mean": round(values.mean().item(), 4),
+                    f"{name}_std": round(values.std().item(), 4),
+                }
+            rows.append(row)
+    return rows

@@ -1,0 +1,345 @@
+"""How discriminative are the features of each layer? (paper, section 5.3 and Table 7)
+
+A linear classifier on the features of layer n alone: a linear support vector machine on layers 1 to
+7, and a softmax on layers 5 and 7. The net itself is left as it is. Three choices, none of which
+the paper states:
+
+- Maps are averaged over an adaptive grid, as fine as `probes.features` numbers per layer allow, so
+  that layer 1 costs no more than layer 5.
+- Features are standardised by the probe's own training images and divided by the square root of
+  their number: C then means the same at every layer.
+- C is chosen on validation images; test images are used once, after that. Accuracy is the mean over
+  classes of each one's, as in the paper's Table 4.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from torch import nn
+from tqdm.auto import tqdm
+
+from zfnet.data.images import Data, Images, batches
+from zfnet.methods.depth import depths, layer_outputs
+from zfnet.models.build import build_model
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.errors import UserError
+from zfnet.store.profiles import Profile
+from zfnet.training.evaluation import class_accuracy
+from zfnet.training.small_nets import mean_std
+
+# values of C to choose from
+GRID = {"svm": (0.01, 0.1, 1.0, 10.0), "softmax": (0.1, 1.0, 10.0, 100.0, 1000.0)}
+HELD_OUT = 50  # at most so many validation and test images per class, as in the paper's Table 4
+NETS = ("trained", "random weights")
+# Table 7: accuracy in percent on Caltech-101 (30 training images per class) and Caltech-256 (60)
+PAPER = {
+    "svm": {
+        1: (44.8, 24.6),
+        2: (66.2, 39.6),
+        3: (72.3, 46.0),
+        4: (76.6, 51.3),
+        5: (86.2, 65.6),
+        7: (85.5, 71.7),
+    },
+    "softmax": {5: (82.9, 65.7), 7: (85.4, 72.6)},
+}
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Accuracy on the test images, 0..1, and the C chosen: `accuracy[net, kind, layer]` and
+    `penalty[…]`, float64 (sizes, draws), sizes as in `per_class`.
+    """
+
+    per_class: tuple[int, ...]
+    accuracy: dict[tuple[str, str, int], torch.Tensor]
+    penalty: dict[tuple[str, str, int], torch.Tensor]
+    dimensions: dict[int, int]
+    n_val: int
+    n_test: int
+
+
+def grid_side(channels: int, side: int, limit: int) -> int:
+    """The finest grid over maps of `side` with at most `limit` numbers for `channels` maps; at
+    least 1, at most `side`.
+    """
+    return max(1, min(side, math.isqrt(limit // channels)))
+
+
+@torch.no_grad()
+def features(
+    model: nn.Module, images: Images, layers: Sequence[int], limit: int = 4096, batch_size: int = 64
+) -> dict[int, torch.Tensor]:
+    """Features (N, F) of centre crops by layer, float32 on the CPU, in one pass: maps averaged over
+    a grid so that F <= `limit`, hidden layers whole.
+    """
+    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+    for _, inputs, _ in batches(images, batch_size):
+        for layer, x in layer_outputs(model, inputs, layers).items():
+            if x.ndim == 4:
+                x = F.adaptive_avg_pool2d(
+                    x, tuple(grid_side(x.shape[1], side, limit) for side in x.shape[2:])
+                )
+            found[layer].append(x.flatten(1).float().cpu())
+    return {layer: torch.cat(parts) for layer, parts in found.items()}
+
+
+def coordinates(train: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Features (n, F) standardised by those of `train`, divided by sqrt(F), and turned into the
+    space that `train` spans: (n, min(len(train), F)).
+
+    Linear classifiers with a quadratic penalty depend on the inner products with the training
+    images alone, and these stay; fitting is only quicker.
+    """
+    mean, std = train.mean(0), train.std(0, correction=0)
+    scale = torch.where(std > 1e-6 * std.max(), std, 1.0) * math.sqrt(train.shape[1])
+    scaled = [(x - mean) / scale for x in (train, *others)]
+    basis = torch.linalg.qr(scaled[0].T).Q
+    return tuple(x @ basis for x in scaled)
+
+
+def fit(kind: str, x: torch.Tensor, y: torch.Tensor, penalty: float):
+    """scikit-learn's "svm" (linear, squared hinge, one against the rest) or "softmax"
+    (multinomial), fitted. ValueError for another kind.
+    """
+    if kind not in GRID:
+        raise UserError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
+    probe = (
+        LinearSVC(C=penalty, dual=True, random_state=0, max_iter=2000)
+        if kind == "svm"
+        else LogisticRegression(C=penalty, max_iter=2000)
+    )
+    with warnings.catch_warnings():
+        # a large C that does not converge loses on the validation images, or is as good
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return probe.fit(x.numpy(), y.numpy())
+
+
+def probe(
+    kind: str,
+    train: tuple[torch.Tensor, torch.Tensor],
+    val: tuple[torch.Tensor, torch.Tensor],
+    test: tuple[torch.Tensor, torch.Tensor],
+    grid: Sequence[float] | None = None,
+) -> tuple[float, float]:
+    """Mean per-class accuracy on `test` of the probe fitted on `train`, with the C that is best on
+    `val`, the smallest of equals: (accuracy, C).
+
+    Each of the three is features (n, F) and labels (n,); `grid` has the values of C to choose from,
+    by default those of `GRID`.
+    """
+    x, x_val, x_test = coordinates(train[0], val[0], test[0])
+    best = max(
+        ((fit(kind, x, train[1], penalty), penalty) for penalty in sorted(grid or GRID[kind])),
+        key=_on(x_val, val[1]),
+    )
+    return _on(x_test, test[1])(best), best[1]
+
+
+def _on(x: torch.Tensor, y: torch.Tensor):
+    """The measure of a (classifier, C) on these images."""
+    return lambda found: class_accuracy(found[0].predict(x.numpy()), y)
+
+
+def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
+    """`per_class` random indices of every class, (classes, per_class); those of a smaller number
+    come first. ValueError where a class has fewer images.
+    """
+    generator, rows = torch.Generator().manual_seed(seed), []
+    for label in labels.unique():
+        own = (labels == label).nonzero().flatten()
+        if len(own) < per_class:
+            cure = (
+                "lower `probes: per_class:` in the profile, or `data: validation:` and `data:"
+                " test:`"
+            )
+            raise UserError(
+                f"class {int(label)} has {len(own)} training images, fewer than the {per_class} of"
+                f" the probes: {cure}"
+            )
+        rows.append(own[torch.randperm(len(own), generator=generator)[:per_class]])
+    return torch.stack(rows)
+
+
+def held_out(images: Images, per_class: int, seed: int) -> Images:
+    """At most `per_class` random images of every class."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    rank = (
+        F.one_hot(images.labels[order], len(images.classes))
+        .cumsum(0)
+        .gather(1, images.labels[order][:, None])
+        .flatten()
+    )
+    return images.subset(order[rank <= per_class].sort().values)
+
+
+def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = True) -> Probes:
+    """Table 7 of the profile's net, and of the same net with the random weights it started from: a
+    file for each layer in `runs/<profile>/probes/`, made now where it is not there, so that an
+    interrupted run goes on.
+
+    Raises ValueError where a class has fewer training images than `probes.per_class` asks for.
+    """
+    config = profile.probes
+    parts = {
+        "val": held_out(data.val, HELD_OUT, profile.seed),
+        "test": held_out(data.test, HELD_OUT, profile.seed),
+    }
+    chosen = [
+        draw(data.train.labels, max(config.per_class), profile.seed * 1000 + n)
+        for n in range(config.draws)
+    ]
+    union, where = torch.cat([one.flatten() for one in chosen]).unique(return_inverse=True)
+    where = where.view(config.draws, *chosen[0].shape)
+    parts["train"] = data.train.subset(union)
+    layers = [layer for layer in depths(model) if layer <= 7]
+    kinds = [("svm", layer) for layer in layers] + [
+        ("softmax", layer) for layer in (5, 7) if layer in layers
+    ]
+    key = _key(profile, model, data)
+
+    @functools.lru_cache(maxsize=1)
+    def taken(name: str) -> dict[str, dict[int, torch.Tensor]]:
+        net = (
+            model
+            if name == NETS[0]
+            else build_model(profile, len(data.classes)).to(next(model.parameters()).device)
+        )
+        return {
+            part: features(net, images, layers, config.features) for part, images in parts.items()
+        }
+
+    def build(name: str, kind: str, layer: int):
+        held = [(taken(name)[part][layer], parts[part].labels) for part in ("val", "test")]
+        own, labels = taken(name)["train"][layer], parts["train"].labels
+
+        @functools.cache  # draws that take every image are one and the same
+        def found(chosen: tuple[int, ...]) -> tuple[float, float]:
+            return probe(kind, (own[list(chosen)], labels[list(chosen)]), *held)
+
+        rows = [
+            [found(tuple(sorted(one[:, :n].flatten().tolist()))) for one in where]
+            for n in config.per_class
+        ]
+        return {"found": torch.tensor(rows, dtype=torch.float64)}, provenance.record(
+            profile, features=own.shape[1]
+        )
+
+    accuracy, penalty, dimensions = {}, {}, {}
+    cells = [(name, kind, layer) for name in NETS for kind, layer in kinds]
+    for cell in tqdm(cells, desc="probes", leave=False, disable=None if progress else True):
+        name, kind, layer = cell
+        file = profile.runs / "probes" / f"{name.replace(' ', '-')}-{kind}-{layer}.safetensors"
+        tensors, meta = artefacts.artefact(
+            file, keys.key_of(key, config, *cell), functools.partial(build, *cell)
+        )
+        accuracy[cell], penalty[cell] = tensors["found"].unbind(-1)
+        dimensions[layer] = meta["features"]
+    return Probes(
+        config.per_class, accuracy, penalty, dimensions, len(parts["val"]), len(parts["test"])
+    )
+
+
+def load_grids(
+    profile: Profile,
+    model: nn.Module,
+    data: Data,
+    layers: Sequence[int] = (1, 2, 3),
+    most: int = 20,
+) -> dict[tuple[int, int], float]:
+    """Do the grids hold the lower layers back? An SVM's accuracy, {(layer, features): 0..1}, with
+    at most a sixteenth of `probes.features`, as many, and four times as many: the first draw, of
+    the largest number of training images, and at most `most` validation and test images a class.
+
+    Found in `runs/<profile>/probes/` or made now. ValueError as in `load_probes`.
+    """
+    config, found = profile.probes, {}
+    train = data.train.subset(
+        draw(data.train.labels, max(config.per_class), profile.seed * 1000).flatten()
+    )
+    parts = [train, held_out(data.val, most, profile.seed), held_out(data.test, most, profile.seed)]
+
+    def build(limit: int):
+        taken = [features(model, part, layers, limit) for part in parts]
+        probes = [
+            probe(
+                "svm", *((one[layer], part.labels) for one, part in zip(taken, parts, strict=True))
+            )
+            for layer in layers
+        ]
+        rows = [
+            (layer, taken[0][layer].shape[1], accuracy)
+            for layer, (accuracy, _) in zip(layers, probes, strict=True)
+        ]
+        return {"rows": torch.tensor(rows, dtype=torch.float64)}, provenance.record(profile)
+
+    for limit in tqdm(
+        (config.features // 16, config.features, config.features * 4),
+        desc="grids",
+        leave=False,
+        disable=None,
+    ):
+        key = keys.key_of(
+            _key(profile, model, data), limit, max(config.per_class), list(layers), most
+        )
+        tensors, _ = artefacts.artefact(
+            profile.runs / "probes" / f"grid-{limit}.safetensors",
+            key,
+            functools.partial(build, limit),
+        )
+        found |= {
+            (int(layer), int(count)): accuracy
+            for layer, count, accuracy in tensors["rows"].tolist()
+        }
+    return dict(sorted(found.items()))
+
+
+def _key(profile: Profile, model: nn.Module, data: Data) -> str:
+    """Of what every probe of a profile rests on."""
+    prints = [getattr(data, part).fingerprint for part in ("train", "val", "test")]
+    code = keys.code_key(probe)
+    return keys.key_of(
+        keys.tensors_hash(model.state_dict()), prints, profile.model, profile.seed, GRID, code
+    )
+
+
+def table(found: Probes) -> list[dict[str, object]]:
+    """Rows of the CSV: one per net, kind, layer and number of training images, with the paper's two
+    accuracies beside the trained net's largest number.
+    """
+    rows = []
+    for (net, kind, layer), values in found.accuracy.items():
+        for n, size in enumerate(found.per_class):
+            own = (
+                PAPER[kind].get(layer, ("", ""))
+                if net == NETS[0] and size == max(found.per_class)
+                else ("", "")
+            )
+            rows.append(
+                {
+                    "net": net,
+                    "classifier": kind,
+                    "layer": layer,
+                    "features": found.dimensions[layer],
+                    "images_per_class": size,
+                    "accuracy": f"{values[n].mean():.4f}",
+                    "std": f"{mean_std(values[n])[1]:.4f}",
+                    "draws": values.shape[1],
+                    "C": " ".join(
+                        f"{c:g}" for c in sorted(found.penalty[net, kind, layer][n].tolist())
+                    ),
+                    "paper_caltech101": own[0],
+                    "paper_caltech256": own[1],
+                }
+            )
+    return rows

@@ -1,0 +1,124 @@
+"""Projections of images of few pixels and of many, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from zfnet.plots.contrast import contrast_scale, to_grey_centred, to_rgb
+from zfnet.plots.panels import CONTRAST, captioned, mosaic
+
+
+def beside_figure(
+    sheets: Mapping[str, Mapping[int, tuple[list, list, torch.Tensor]]], title: str
+) -> Figure:
+    """Fig. 2 of several data sets side by side: a column each, a row for each layer; above the nine
+    projections of a map, below the nine patches.
+
+    sheets: {heading: {layer: (projections, patches, channels)}} as `top9_tiles` gives them.
+    """
+    layers = list(next(iter(sheets.values())))
+    figure, axes = plt.subplots(
+        len(layers),
+        len(sheets),
+        figsize=(4.4 * len(sheets), 2.36 * len(layers)),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.05, "hspace": 0.12},
+    )
+    for column, (heading, found) in zip(axes.T, sheets.items(), strict=True):
+        for axis, layer in zip(column, layers, strict=True):
+            projections, patches, channels = found[layer]
+            side = projections[0][0].shape[0]
+            blocks = [mosaic(block, 3, max(1, side // 40)) for block in (*projections, *patches)]
+            gap = max(3, blocks[0].shape[0] // 14)
+            axis.imshow(
+                mosaic(blocks, len(projections), gap),
+                interpolation="nearest" if side < 40 else "antialiased",
+            )
+            for n, channel in enumerate(channels.tolist()):
+                axis.text(
+                    n * (blocks[0].shape[1] + gap),
+                    -gap * 0.15,
+                    f"{channel}",
+                    fontsize=6.5,
+                    color="0.35",
+                    va="bottom",
+                )
+            axis.set_title(f"{heading}: layer {layer}", fontsize=10, pad=10)
+            axis.set_axis_off()
+    caption = (
+        "Numbers are feature maps; above their nine projections, below the patches that caused"
+        " them, best first; white beyond the image."
+    )
+    return captioned(figure, title, f"{caption} {CONTRAST}")
+
+
+def reduced_figure(
+    pictures: Sequence[torch.Tensor],
+    projections: Mapping[int, Sequence[torch.Tensor]],
+    sides: Sequence[int],
+    rows: Sequence[dict],
+    title: str,
+) -> Figure:
+    """One image at several resolutions, what its strongest unit of each layer projects there, and
+    how that goes on average.
+
+    pictures: the image (3, S, S) at each side; projections: {layer: (3, h, w) at each side}, on one
+    scale a layer; rows: those of `resolution.compare`.
+    """
+    figure = plt.figure(figsize=(13, 1.75 * (len(projections) + 1)))
+    panels, curves = figure.add_gridspec(1, 2, width_ratios=(1.7, 1), wspace=0.16)
+    grid = panels.subgridspec(len(projections) + 1, len(sides), wspace=0.05, hspace=0.08)
+    drawn = {"image": to_rgb(torch.stack(list(pictures)))}
+    for layer, found in projections.items():
+        drawn[f"layer {layer}"] = to_grey_centred(
+            torch.stack(list(found)), contrast_scale(torch.stack(list(found)))
+        )
+    for i, (name, row) in enumerate(drawn.items()):
+        for j, (picture, side) in enumerate(zip(row, sides, strict=True)):
+            axis = figure.add_subplot(grid[i, j])
+            axis.imshow(np.asarray(picture), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if i == 0:
+                axis.set_title(f"{side} x {side} pixels", fontsize=9)
+            if j == 0:
+                axis.set_ylabel(name, fontsize=9)
+    stacked = curves.subgridspec(3, 1, hspace=0.35)
+    for n, (name, label) in enumerate(
+        (
+            ("activation", "activation, of the whole image's"),
+            ("alike", "projection: cosine with the whole image's"),
+            ("fine", "projection: energy beyond 32 pixels"),
+        )
+    ):
+        axis = figure.add_subplot(stacked[n])
+        for i, layer in enumerate(projections):
+            axis.plot(
+                sides,
+                [row[name] for row in rows if row["layer"] == layer],
+                marker="o",
+                markersize=4,
+                color=plt.cm.viridis(i / len(projections)),
+                label=f"layer {layer}",
+            )
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(sides, [str(side) for side in sides])
+        axis.minorticks_off()
+        axis.set_ylim(0, max(1.0, axis.get_ylim()[1]) if name != "fine" else None)
+        axis.set_title(label, fontsize=9)
+        axis.grid(alpha=0.3)
+        if n == 0:
+            axis.legend(fontsize=8, loc="lower right")
+        if n == 2:
+            axis.set_xlabel("pixels a side that the image keeps", fontsize=9)
+    caption = (
+        "Each row: the projection of the unit that is strongest on the whole image, cut to its"
+        " receptive field, the same unit at every resolution; mid-grey is 0, one symmetric scale a"
+        " row. Curves: means over the test images drawn."
+    )
+    return captioned(figure, title, caption)

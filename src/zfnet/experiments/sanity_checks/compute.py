@@ -1,0 +1,334 @@
+"""Sanity checks, beyond the paper: do the pictures depend on what the net has learned? (Adebayo et
+al. 2018, arXiv 1810.03292)
+
+    found = load_sanity(profile, model, data.test, indices, "relu5")
+    rows = table(found)
+
+Three ways down from the same unit (`Deconvnet.project(…, rule=…)`): deconvnet, guided
+backpropagation, gradient. Cascading randomisation: the layers are given fresh weights, as the net
+had before training, from the top down; the same unit of the same image is projected again and
+compared with the picture that the trained net gave. A method that shows what was learned should
+change as soon as the unit's own weights are lost.
+
+A unit that falls silent when its weights change would have no picture. Biases never enter the way
+down, so the last one is raised until every chosen unit fires: this multiplies its picture by a
+positive number and changes nothing else, and every measure here is blind to scale.
+
+No similarity means anything without its controls: pictures of the trained net that another map, or
+another image, gave; and the image's own edges, which no net has drawn.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from zfnet.data.images import Images
+from zfnet.experiments.sanity_checks.likeness import edges, same_place, similarity
+from zfnet.graph.layers import paper_layers
+from zfnet.graph.stack import layers_up_to
+from zfnet.graph.windows import receptive_field
+from zfnet.methods.deconv import RULES, Deconvnet
+from zfnet.methods.localisation import energy_share
+from zfnet.methods.top_activations import strongest_units
+from zfnet.models.build import build_model
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.errors import UserError
+from zfnet.store.profiles import Profile
+
+MEASURES = ("spearman", "ssim", "edges", "energy inside")
+CONTROLS = ("another map", "another image")
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """levels: "trained", the randomised layers from the top down ("5", "5-4", …), then the
+    controls. values: {measure: (levels, draws, rules, images)}, "spearman" and "ssim" against the
+    trained net's picture, "edges" the rank correlation with the image's own edges, "energy inside"
+    the object's mask (NaN without masks). chance, edges_inside (images,): the mask's share of the
+    image, and of the energy of its edges. channel (images,), position (images, 2): the unit of each
+    image.
+    """
+
+    levels: tuple[str, ...]
+    values: dict[str, torch.Tensor]
+    chance: torch.Tensor
+    edges_inside: torch.Tensor
+    channel: torch.Tensor
+    position: torch.Tensor
+
+
+def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
+    """Which modules lose their weights at each level of the cascade down from `layer`: {"5":
+    ["conv5"], "5-4": ["conv5", "conv4"], …}.
+
+    One level per layer of the paper, so that a block of VGG goes at once. ValueError unless `layer`
+    is one of `paper_layers`.
+    """
+    numbers = {name: number for number, name in paper_layers(features).items()}
+    if layer not in numbers:
+        raise UserError(f"layer = {layer!r}: choose one of {', '.join(numbers)}")
+    blocks, names = {}, []
+    for name, module in layers_up_to(features, layer):
+        names += [name] if module.state_dict() else []
+        if name in numbers:
+            blocks[numbers[name]], names = names, []
+    levels, lost = {}, []
+    for number in sorted(blocks, reverse=True):
+        lost = lost + blocks[number][::-1]
+        levels[f"{numbers[layer]}-{number}" if levels else f"{number}"] = lost
+    return levels
+
+
+def randomised(
+    features: nn.Sequential, fresh: nn.Sequential, names: Sequence[str]
+) -> nn.Sequential:
+    """A copy of `features` whose modules `names` have the weights of `fresh`, an untrained net of
+    the same kind.
+    """
+    net = copy.deepcopy(features)
+    for name in names:
+        net.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
+    return net
+
+
+@torch.no_grad()
+def pictures(
+    features: nn.Sequential,
+    inputs: torch.Tensor,
+    layer: str,
+    channel: torch.Tensor,
+    position: torch.Tensor,
+    rule: str,
+) -> torch.Tensor:
+    """The chosen unit of each image projected, also where it is silent: (N, 3, H, W) on the CPU,
+    each in a positive unit of its own.
+
+    `layer` must be a ReLU right behind a convolution or a batch norm (ValueError): its bias is
+    raised in a copy, until all chosen units fire.
+    """
+    stack = layers_up_to(features, layer)
+    if (
+        len(stack) < 2
+        or not isinstance(stack[-1][1], nn.ReLU)
+        or not isinstance(stack[-2][1], (nn.Conv2d, nn.BatchNorm2d))
+    ):
+        raise UserError(
+            f"layer = {layer!r}: choose a ReLU right behind a convolution or a batch norm, such as"
+            f" {', '.join(paper_layers(features).values())}"
+        )
+    net = copy.deepcopy(features)
+    last = net.get_submodule(stack[-2][0])
+    if isinstance(last, nn.BatchNorm2d) and last.weight is None:
+        last.weight = nn.Parameter(torch.ones_like(last.running_mean))
+    if last.bias is None:
+        last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
+    deconvnet, found = Deconvnet(net), []
+    for part, c, unit in zip(inputs.split(32), channel.split(32), position.split(32), strict=True):
+        before = deconvnet.activations(part, stack[-2][0])
+        last.bias += (
+            1 - before[torch.arange(len(part)), c, unit[:, 0], unit[:, 1]].min()
+        ).clamp_min(0)
+        found.append(deconvnet.project(part, layer, c, unit, rule=rule).cpu())
+    return torch.cat(found)
+
+
+def sanity(
+    model: nn.Module,
+    untrained: Sequence[nn.Module],
+    images: Images,
+    indices: torch.Tensor,
+    layer: str,
+    seed: int = 0,
+) -> Sanity:
+    """Cascading randomisation of `model`, once with the weights of each net of `untrained`, for the
+    strongest unit of `layer` in each image.
+
+    The controls are pictures of the trained net: of a random other map at the same place, and of
+    the same unit in another of the images.
+    """
+    if len(indices) < 2 or not len(untrained):
+        raise UserError(
+            f"{len(indices)} images and {len(untrained)} untrained nets: give at least two images"
+            " and one net"
+        )
+    inputs = images.batch(indices)
+    masks = images.mask(indices) if images.masks is not None else None
+    drawn = edges(inputs)
+    channel, position = strongest_units(model.features, inputs, layer)
+    steps = cascade(model.features, layer)
+    levels = ("trained", *steps, *CONTROLS)
+    field = receptive_field(model.features, layer, tuple(inputs.shape[-2:]))
+    boxes = [field.box(*unit) for unit in position.tolist()]
+    maps = int(Deconvnet(model.features).activations(inputs[:1], layer).shape[1])
+    generator = torch.Generator().manual_seed(seed)
+    values = {
+        measure: torch.full((len(levels), len(untrained), len(RULES), len(indices)), float("nan"))
+        for measure in MEASURES
+    }
+    originals = [pictures(model.features, inputs, layer, channel, position, rule) for rule in RULES]
+    for draw, fresh in enumerate(untrained):
+        other = (
+            (channel + torch.randint(1, maps, channel.shape, generator=generator)) % maps
+            if maps > 1
+            else channel
+        )
+        turn = 1 + draw % (len(indices) - 1)
+        for level, name in enumerate(levels):
+            net = randomised(model.features, fresh.features.to(inputs.device), steps.get(name, []))
+            source, chosen = (
+                inputs.roll(turn, 0) if name == "another image" else inputs,
+                (other if name == "another map" else channel),
+            )
+            if name == "trained" and draw:  # the same for every draw
+                for numbers in values.values():
+                    numbers[level, draw] = numbers[level, 0]
+                continue
+            for r, rule in enumerate(RULES):
+                found = (
+                    originals[r]
+                    if name == "trained"
+                    else pictures(net, source, layer, chosen, position, rule)
+                )
+                pairs = [
+                    similarity(one, two, box)
+                    for one, two, box in zip(originals[r], found, boxes, strict=True)
+                ]
+                values["spearman"][level, draw, r], values["ssim"][level, draw, r] = torch.tensor(
+                    pairs
+                ).T
+                values["edges"][level, draw, r] = torch.tensor(
+                    [same_place(*both) for both in zip(found, drawn, boxes, strict=True)]
+                )
+                if masks is not None:
+                    values["energy inside"][level, draw, r] = energy_share(found, masks)
+    unknown = torch.full((len(indices),), float("nan"))
+    chance, outlines = (
+        (unknown, unknown.clone())
+        if masks is None
+        else (masks.double().mean((1, 2)), energy_share(drawn, masks))
+    )
+    return Sanity(levels, values, chance.float(), outlines.float(), channel, position)
+
+
+def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module]:
+    """Nets of the profile's kind as they are before training, from other seeds than the trained
+    one's.
+    """
+    return [
+        build_model(dataclasses.replace(profile, seed=profile.seed + 1000 + draw), classes)
+        for draw in range(draws)
+    ]
+
+
+def load_sanity(
+    profile: Profile,
+    model: nn.Module,
+    images: Images,
+    indices: torch.Tensor,
+    layer: str,
+    draws: int = 3,
+) -> Sanity:
+    """The profile's sanity checks with `draws` untrained nets, found in
+    `runs/<profile>/sanity.safetensors` or made now.
+    """
+    weights = keys.tensors_hash(model.features.state_dict())
+    code = keys.code_key(sanity)
+    plain = [field.name for field in dataclasses.fields(Sanity)][2:]
+    key = keys.key_of(
+        weights,
+        images.fingerprint,
+        indices.tolist(),
+        layer,
+        draws,
+        profile.seed,
+        profile.model,
+        code,
+    )
+
+    def build():
+        found = sanity(
+            model,
+            untrained_nets(profile, len(images.classes), draws),
+            images,
+            indices,
+            layer,
+            profile.seed,
+        )
+        tensors = {**found.values, **{name: getattr(found, name) for name in plain}}
+        return tensors, provenance.record(
+            profile,
+            next(model.parameters()).device,
+            n=len(indices),
+            draws=draws,
+            levels=found.levels,
+        )
+
+    tensors, meta = artefacts.artefact(profile.runs / "sanity.safetensors", key, build)
+    return Sanity(
+        tuple(meta["levels"]),
+        {name: tensors[name] for name in MEASURES},
+        *(tensors[name] for name in plain),
+    )
+
+
+def difference(
+    found: Sanity, measure: str, level: str, other: str
+) -> dict[str, tuple[float, float]]:
+    """{rule: (mean, half width)} of a measure at one level minus the same image's at another: draws
+    averaged, the mean over images, and the half width of its 95 % confidence interval (normal).
+    Raises ValueError for an unknown measure or level.
+    """
+    for name, value, known in (
+        ("measure", measure, MEASURES),
+        ("level", level, found.levels),
+        ("level", other, found.levels),
+    ):
+        if value not in known:
+            raise UserError(f"{name} = {value!r}: choose one of {', '.join(known)}")
+    one, two = (
+        found.values[measure][found.levels.index(name)].double().mean(0) for name in (level, other)
+    )
+    gap = one - two
+    return {
+        rule: (float(row.mean()), float(1.96 * row.std() / len(row) ** 0.5))
+        for rule, row in zip(RULES, gap, strict=True)
+    }
+
+
+def table(found: Sanity) -> list[dict[str, object]]:
+    """One row per level and rule: mean and standard deviation, over images and draws, of every
+    measure; empty where there are no masks.
+    """
+    rows = []
+    for level, name in enumerate(found.levels):
+        for r, rule in enumerate(RULES):
+            row = {
+                "weights": (
+                    {"trained": name, **dict.fromkeys(CONTROLS, "trained")}.get(
+                        name, f"layers {name} random"
+                    )
+                ),
+                "compared with": name if name in CONTROLS else "the same unit",
+                "rule": rule,
+            }
+            for measure in MEASURES:
+                part = found.values[measure][level, :, r].double()
+                part = part[~part.isnan()]
+                row[f"{measure} mean"], row[f"{measure} std"] = (
+                    (f"{part.mean():.4f}", f"{part.std():.4f}") if len(part) > 1 else ("", "")
+                )
+            for column, part in (
+                ("mask's share", found.chance),
+                ("edges inside", found.edges_inside),
+            ):
+                row[column] = "" if part.isnan().any() else f"{part.double().mean():.4f}"
+            rows.append(
+                {**row, "images": found.chance.numel(), "draws": found.values["ssim"].shape[1]}
+            )
+    return rows

@@ -1,0 +1,378 @@
+"""Tables 4 and 5, Figure 9: do the features of one data set serve another? A new softmax on layer 7
+against a net trained from scratch.
+
+    task = load_task(profile, data)      # source net, target images, what the softmax sees
+    curve = accuracy_curve(task)         # mean per-class accuracy by training images per class, for
+    all arms
+
+The pretrained net's layers 1-7 stay fixed; only a softmax on top is trained (paper, section 5.2).
+The source is the net of another profile, or, where there is but one data set, a net trained on half
+of its classes: the other half are the target. All arms see the same training, validation and test
+images. Beyond the paper, a third arm puts the softmax on the same net with random weights: what the
+architecture gives without any training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from zfnet.data.images import Data, Images, imagenet_statistics
+from zfnet.data.load import load_data
+from zfnet.methods.depth import last_hidden, layer_outputs
+from zfnet.models.build import build_model
+from zfnet.store import artefacts, keys, provenance
+from zfnet.store.device import default_device
+from zfnet.store.errors import UserError
+from zfnet.store.profiles import ModelConfig, Profile, TransferConfig, load_profile
+from zfnet.training.evaluation import class_accuracy, evaluate
+from zfnet.training.run import trained, weights_key
+from zfnet.training.small_nets import (
+    checked,
+    draw,
+    mean_std,
+    recipe,
+    resized,
+    scaled,
+    smaller,
+    trained_quietly,
+    variant,
+)
+
+if typing.TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
+
+ARMS = ("pretrained", "untrained", "scratch")
+# of which the softmax's inverse regularisation C is chosen
+STRENGTHS = tuple(10.0**power for power in range(-4, 4))
+# training images per class: (pretrained, scratch), mean per-class accuracy in per cent
+CALTECH101 = {15: (83.8, 22.8), 30: (86.5, 46.5)}
+CALTECH256 = {15: (65.7, 9.0), 30: (70.6, 22.5), 45: (72.7, 31.2), 60: (74.2, 38.8)}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is transferred to what: `features` are layer 7 of the source net and of one with random
+    weights, {"pretrained": (train, val, test), "untrained": …}, each float32 (N, D); `target` the
+    small images that nets from scratch see, in the same order, its labels 0…K-1; `source_classes`
+    the classes that the source net was trained on, where they are known.
+    """
+
+    profile: Profile
+    target: Data
+    features: dict[str, tuple[torch.Tensor, ...]]
+    source: str
+    source_classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """per_class (K,): training images of each class; accuracy {arm: float64 (K, draws)}: mean
+    per-class accuracy on the test images, in 0..1.
+    """
+
+    per_class: tuple[int, ...]
+    accuracy: dict[str, torch.Tensor]
+    chance: float
+
+
+def split_classes(count: int, seed: int) -> tuple[list[int], list[int]]:
+    """The labels 0…count-1 in two disjoint halves, in seeded random order: those to pretrain on and
+    the target's (one more where `count` is odd).
+
+    Raises ValueError for fewer than four classes, of which no two halves of two can be made.
+    """
+    if count < 4:
+        raise UserError(
+            f"{count} classes: at least 4 are needed to pretrain on one half and transfer to the"
+            " other; or set `transfer: source:` in the profile"
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[: count // 2]), sorted(order[count // 2 :])
+
+
+def only(data: Data, labels: Sequence[int]) -> Data:
+    """The images of these classes alone, relabelled 0, 1, … in the order given."""
+    classes = tuple(data.classes[label] for label in labels)
+    new = torch.full((len(data.classes),), -1)
+    new[torch.tensor(labels)] = torch.arange(len(labels))
+    parts = []
+    for images in (data.train, data.val, data.test):
+        part = images.subset((new[images.labels] >= 0).nonzero().flatten())
+        part.labels, part.classes = new[part.labels], classes
+        parts.append(part)
+    return Data(*parts, classes)
+
+
+def layer7(model: nn.Module, images: Images, batch_size: int = 100) -> torch.Tensor:
+    """The rectified output of the last hidden layer, float32 (N, D) on the CPU, of the centre crops
+    (layer 7 of the paper's nets).
+
+    Raises ValueError for a net whose classifier has no hidden layer.
+    """
+    last = last_hidden(model)
+    return torch.cat(
+        [
+            layer_outputs(model, images.batch(part), [last])[last].float().cpu()
+            for part in torch.arange(len(images)).split(batch_size)
+        ]
+    )
+
+
+def load_task(profile: Profile, data: Data, seed: int = 0) -> Task:
+    """Source and target of the profile: `transfer.source`'s net and all classes of the data, or,
+    without one, the two halves of the classes.
+
+    Trains the source net unless it is there. Raises ValueError where the two are the same, or where
+    the profile cannot train the net on half of its classes.
+    """
+    config = profile.transfer
+    checked(data, profile)
+    if config.source == profile.name:
+        raise UserError(
+            f"transfer.source = {config.source!r} is the profile itself: name another one, or leave"
+            " it out to split the classes"
+        )
+    if config.source is None:
+        if profile.training is None:
+            raise UserError(
+                f"profile {profile.name!r} is of a pretrained net: set `transfer: source:"
+                f" {profile.name}` in one that trains, such as caltech101"
+            )
+        known, new = split_classes(len(data.classes), seed)
+        small = smaller(data, config.size, profile.data.normalise)
+        source, target = only(small, known), only(small, new)
+        own = variant(
+            profile,
+            f"transfer/source-{seed}",
+            source,
+            model(config),
+            recipe(config, config.source_epochs),
+            profile.seed,
+        )
+        net, views, name = (
+            trained_quietly(own, source),
+            (target.train, target.val, target.test),
+            f"{len(known)} other classes of {profile.title}",
+        )
+        classes, blank = source.classes, build_model(own, len(known))
+    else:
+        other = load_profile(config.source)
+        target = smaller(data, config.size, profile.data.normalise)
+        source_data = (
+            None
+            if other.training is None and other.data.normalise == "imagenet"
+            else load_data(other)
+        )
+        net, views, name = (
+            trained(other, source_data),
+            _as_seen_by(other, source_data, data),
+            other.title,
+        )
+        classes = source_data.classes if source_data and other.training else ()
+        blank = build_model(other, len(classes) or 1000)
+    features = {
+        arm: _features(profile, each, views, arm)
+        for arm, each in (("pretrained", net), ("untrained", blank.to(default_device())))
+    }
+    return Task(profile, target, features, name, classes)
+
+
+def _as_seen_by(other: Profile, source: Data | None, data: Data) -> tuple[Images, ...]:
+    """The data's splits at the size and with the normalisation of another profile's net."""
+    mean, std = (source.train.mean, source.train.std) if source else imagenet_statistics()
+    return tuple(
+        resized(split, other.data.size, mean, std, other.data.gain)
+        for split in (data.train, data.val, data.test)
+    )
+
+
+def _features(
+    profile: Profile, net: nn.Module, views: Sequence[Images], arm: str
+) -> tuple[torch.Tensor, ...]:
+    """Layer 7 of train, val and test, kept in one file."""
+    names = ("train", "val", "test")
+    code = keys.code_key(layer7)
+    key = keys.key_of(
+        keys.tensors_hash(net.state_dict()), [view.fingerprint for view in views], code
+    )
+    tensors, _ = artefacts.artefact(
+        profile.runs / "transfer" / f"layer7-{arm}.safetensors",
+        key,
+        lambda: (
+            {n: layer7(net, view) for n, view in zip(names, views, strict=True)},
+            provenance.record(profile),
+        ),
+    )
+    return tuple(tensors[name] for name in names)
+
+
+def model(config: TransferConfig) -> ModelConfig:
+    """ZFNet at the widths of the configuration: the source net of a split, and every net from
+    scratch.
+    """
+    return ModelConfig(
+        name="zfnet",
+        maps=scaled((96, 256, 384, 384, 256), config.maps),
+        fc=scaled((4096, 4096), config.fc),
+        dropout=config.dropout,
+    )
+
+
+def counts(profile: Profile, target: Data) -> tuple[int, ...]:
+    """The numbers of training images per class that the data has; ValueError where even the
+    smallest is too large.
+    """
+    most = int(target.train.labels.bincount().min())
+    found = tuple(n for n in sorted(set(profile.transfer.per_class)) if n <= most)
+    if not found:
+        raise UserError(
+            f"transfer.per_class = {list(profile.transfer.per_class)}: the smallest class has"
+            f" {most} training images; choose from 1 to {most}"
+        )
+    return found
+
+
+def fit_softmax(
+    train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tensor, torch.Tensor]
+) -> LogisticRegression:
+    """A softmax on features (N, D) with labels (N,): the strength of `STRENGTHS` with the best mean
+    per-class accuracy on `val`, the weakest C among equals.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    best = None
+    for strength in STRENGTHS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            softmax = LogisticRegression(C=strength, max_iter=300).fit(
+                *(part.numpy() for part in train)
+            )
+        score = class_accuracy(softmax.predict(val[0].numpy()), val[1])
+        if best is None or score > best[0]:
+            best = score, softmax
+    return best[1]
+
+
+def softmax_accuracy(task: Task, chosen: torch.Tensor, arm: str = "pretrained") -> float:
+    """Accuracy of a softmax that was trained on layer 7 ("pretrained" or "untrained") of the chosen
+    training images, scaled to a root mean square of 1.
+    """
+    train, val, test = task.features[arm]
+    scale = train[chosen].square().mean().sqrt().clamp_min(1e-12)
+    softmax = fit_softmax(
+        (train[chosen] / scale, task.target.train.labels[chosen]),
+        (val / scale, task.target.val.labels),
+    )
+    return class_accuracy(softmax.predict((test / scale).numpy()), task.target.test.labels)
+
+
+def scratch_accuracy(task: Task, chosen: torch.Tensor, name: str, seed: int) -> float:
+    """Accuracy of a net trained from scratch on the chosen training images, its best epoch taken on
+    the validation images.
+
+    Whatever their number, an epoch shows `transfer.epoch_images` random crops, so that all nets
+    take about as many steps.
+    """
+    config = task.profile.transfer
+    times = max(1, config.epoch_images // len(chosen))
+    small = dataclasses.replace(task.target, train=task.target.train.subset(chosen.repeat(times)))
+    own = variant(
+        task.profile, f"transfer/{name}", small, model(config), recipe(config, config.epochs), seed
+    )
+    key = keys.key_of(
+        weights_key(own, small), small.test.fingerprint, keys.code_key(scratch_accuracy)
+    )
+
+    def build():
+        net = trained_quietly(own, small)
+        accuracy = class_accuracy(evaluate(net, small.test).predictions, small.test.labels)
+        return {"accuracy": torch.tensor(accuracy, dtype=torch.float64)}, provenance.record(
+            own, next(net.parameters()).device
+        )
+
+    return artefacts.artefact(own.runs / "accuracy.safetensors", key, build)[0]["accuracy"].item()
+
+
+def accuracy_curve(task: Task, seed: int = 0) -> Curve:
+    """All arms at every number of training images per class, `transfer.draws` draws each; trains
+    what is not there yet.
+    """
+    config, sizes = task.profile.transfer, counts(task.profile, task.target)
+    accuracy = {arm: torch.zeros(len(sizes), config.draws, dtype=torch.float64) for arm in ARMS}
+    runs = [
+        (i, n, number, f"{seed}-scratch-{n}-{number}")
+        for i, n in enumerate(sizes)
+        for number in range(config.draws)
+    ]
+    quiet = (
+        True
+        if all(
+            (task.profile.runs / "transfer" / name / "weights.safetensors").exists()
+            for *_, name in runs
+        )
+        else None
+    )
+    for i, n, number, name in tqdm(runs, desc="Table 4", unit="net", leave=False, disable=quiet):
+        chosen = draw(task.target.train.labels, n, seed * 1009 + number)
+        for arm in task.features:
+            accuracy[arm][i, number] = softmax_accuracy(task, chosen, arm)
+        accuracy["scratch"][i, number] = scratch_accuracy(
+            task, chosen, name, task.profile.seed + number
+        )
+    return Curve(sizes, accuracy, 1 / len(task.target.classes))
+
+
+def table(curve: Curve) -> list[dict[str, object]]:
+    """The curve's numbers and the paper's, one mapping per number of training images: per cent,
+    mean and sample standard deviation over the draws.
+    """
+    lines = []
+    for i, n in enumerate(curve.per_class):
+        line: dict[str, object] = {"data": "here", "per_class": n}
+        for arm, values in curve.accuracy.items():
+            mean, std = mean_std(100 * values[i])
+            line |= {arm: round(mean.item(), 1), f"{arm}_std": round(std.item(), 1)}
+        lines.append({**line, "chance": round(100 * curve.chance, 1)})
+    for name, numbers, classes in (
+        ("Caltech-101 (paper)", CALTECH101, 102),
+        ("Caltech-256 (paper)", CALTECH256, 257),
+    ):
+        for n, (pretrained, scratch) in numbers.items():
+            lines.append(
+                {
+                    "data": name,
+                    "per_class": n,
+                    "pretrained": pretrained,
+                    "scratch": scratch,
+                    "chance": round(100 / classes, 1),
+                }
+            )
+    return lines
+
+
+def worth(curve: Curve, n: int) -> float:
+    """How many training images per class a net from scratch needs for what the pretrained one does
+    with `n`: linear between the curve's points, inf beyond.
+
+    Raises ValueError for an `n` that the curve does not have.
+    """
+    if n not in curve.per_class:
+        raise UserError(f"n = {n}: the curve has {', '.join(map(str, curve.per_class))}")
+    goal = curve.accuracy["pretrained"].mean(1)[curve.per_class.index(n)].item()
+    scratch = curve.accuracy["scratch"].mean(1).tolist()
+    if scratch[0] >= goal:
+        return float(curve.per_class[0])
+    for i in range(1, len(scratch)):
+        if scratch[i] >= goal:
+            share = (goal - scratch[i - 1]) / (scratch[i] - scratch[i - 1])
+            return curve.per_class[i - 1] + share * (curve.per_class[i] - curve.per_class[i - 1])
+    return float("inf")

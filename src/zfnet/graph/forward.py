@@ -1,0 +1,49 @@
+"""The plain forward pass, as quickly as it goes, and train and eval mode given back as they were."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put the model into eval mode and give every module its own mode back, also after an
+    exception.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """model(images) to the last bit, gradients too, but rectified after pooling: a maximum and a
+    rectification commute, and pooled maps are smaller.
+
+    ReLUs run in place. For whoever wants the logits only; a net that is not features, avgpool,
+    classifier is called as it is.
+    """
+    if not (
+        hasattr(model, "classifier")
+        and hasattr(model, "avgpool")
+        and isinstance(getattr(model, "features", None), nn.Sequential)
+    ):
+        return model(images)
+    x, layers = images, list(model.features)
+    for n, layer in enumerate(layers):
+        if isinstance(layer, nn.ReLU) and isinstance(
+            layers[n + 1] if n + 1 < len(layers) else None, nn.MaxPool2d
+        ):
+            continue
+        x = F.relu_(x) if isinstance(layer, nn.ReLU) else layer(x)
+        if n and isinstance(layer, nn.MaxPool2d) and isinstance(layers[n - 1], nn.ReLU):
+            x = F.relu_(x)
+    return model.classifier(torch.flatten(model.avgpool(x), 1))

@@ -1,0 +1,392 @@
+"""A net by name, with what its input must look like: for the command line, and for whoever has one
+photograph and one net.
+
+    net = load_net()                                  # the ZFNet that comes with this repository
+    net = load_net("vgg19")                           # published weights, downloaded once; or
+    weights="vgg19.pth"
+    net = load_net("demo")                            # a profile that is trained
+    net = load_net("weights/mine.safetensors")        # what `python -m zfnet export` wrote
+    net = load_net("my_nets:small")                   # my_nets.py, found from the current folder;
+    small() returns the net
+
+A net of one's own needs `.features`, a flat nn.Sequential, and for classes and occlusion `.avgpool`
+and `.classifier`. It may say what it takes: `.input_size` in pixels (224), `.mean` and `.std` of
+pixels in 0..1 (ImageNet's), and `.classes`, the names of its outputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+import typing
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zfnet.data.images import Images, imagenet_statistics
+from zfnet.data.load import load_data, trained_input
+from zfnet.graph.stack import check_supported
+from zfnet.models.build import class_names, load_model
+from zfnet.models.weights import put_weights, read_weights
+from zfnet.store import artefacts
+from zfnet.store.device import default_device
+from zfnet.store.errors import UserError, WrongType
+from zfnet.store.profiles import (
+    ROOT,
+    DataConfig,
+    ModelConfig,
+    OcclusionConfig,
+    Profile,
+    load_profile,
+    profile_names,
+)
+
+SHIPPED = ROOT / "weights" / "zfnet_caltech101.safetensors"
+WEIGHTS = (".safetensors", ".pth", ".pt")
+IMAGENET_NETS = tuple(
+    name
+    for name in typing.get_args(typing.get_type_hints(ModelConfig)["name"])
+    if name not in ("zfnet", "alexnet")
+)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net in eval mode and its input: (pixel - mean) / std * gain, squares of side `size`; mean
+    and std in pixel units 0..255, as in `Images`.
+
+    `classes` names the outputs, () where nobody knows their names; `square` is what slides over its
+    images unless said otherwise.
+    """
+
+    model: nn.Module
+    title: str
+    size: int
+    mean: torch.Tensor
+    std: torch.Tensor
+    gain: float = 1.0
+    classes: tuple[str, ...] = ()
+    square: OcclusionConfig | None = None
+
+    @property
+    def features(self) -> nn.Sequential:
+        return self.model.features
+
+    @property
+    def classifies(self) -> bool:
+        """Whether it has what follows the features."""
+        return all(
+            isinstance(getattr(self.model, part, None), nn.Module)
+            for part in ("avgpool", "classifier")
+        )
+
+    def images(self, pixels, names: list[str] | None = None) -> Images:
+        """uint8 (N, 3, size, size), a tensor or `Files`, as a data set of this net's input; its
+        labels say nothing.
+        """
+        return Images(
+            pixels,
+            torch.zeros(len(pixels), dtype=torch.long),
+            ("",),
+            self.size,
+            self.mean,
+            self.std,
+            self.gain,
+            names,
+        )
+
+    def called(self, output: int) -> str:
+        """The name of an output, or its number."""
+        return self.classes[output] if output < len(self.classes) else f"class {output}"
+
+
+def load_net(
+    name: str | Path | None = None,
+    weights: str | Path | None = None,
+    input_size: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int = 0,
+) -> Net:
+    """The net of that name (see above), on `device`; no name: the one that comes with this
+    repository.
+
+    `weights`: a local .safetensors or .pth file instead of the published ones. `input_size`:
+    another side of the input, in pixels. `seed`: of the random weights that a net of one's own
+    starts from. Nothing is trained. Raises FileNotFoundError, ValueError or TypeError, each naming
+    the value and the cure.
+    """
+    name, device = str(SHIPPED if name is None else name), _device(device)
+    weights = _weights(weights)
+    if Path(name).suffix in WEIGHTS:
+        net = _exported(Path(name), weights)
+    elif Path(name).suffix in (".yaml", ".yml") or name in profile_names():
+        net = _of_profile(load_profile(name), weights)
+    elif ":" in name:
+        net = _own(name, weights, seed)
+    elif name in IMAGENET_NETS:
+        profile = Profile(
+            name,
+            name,
+            data=DataConfig(resize=256, size=224, normalise="imagenet"),
+            model=ModelConfig(name),
+        )
+        net = _of_profile(profile, weights)
+    else:
+        net = _torchvision(name, weights)
+    check_supported(net.features)
+    size = input_size or net.size
+    if size < 1 or net.mean.shape[-1] not in (1, size):
+        raise UserError(
+            f"input size {size}: {net.title} takes {net.size} pixels"
+            + (", and has a mean for each" if net.mean.shape[-1] > 1 else "")
+        )
+    if ":" in name and net.classifies:
+        _check_fit(net.model.eval(), name, size)
+    square = (
+        net.square
+        if size == net.size and net.square
+        else OcclusionConfig(max(1, size // 4), max(1, size // 16))
+    )
+    return dataclasses.replace(net, model=net.model.eval().to(device), size=size, square=square)
+
+
+def _device(name: torch.device | str | None) -> torch.device:
+    default = default_device()  # which also settles the precision
+    try:
+        return default if name is None else torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
+        there = ["cpu"] + [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+        raise UserError(f"no device {str(name)!r}: choose {' or '.join(there)}") from None
+
+
+def _weights(path: str | Path | None) -> Path | None:
+    if path is None:
+        return None
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    if path.suffix not in WEIGHTS:
+        raise UserError(f"{path}: weights are read from {', '.join(WEIGHTS)} files")
+    return path
+
+
+def _of_profile(profile: Profile, weights: Path | None) -> Net:
+    """The profile's net as it is trained or published, and its images' statistics."""
+    if weights:
+        profile = dataclasses.replace(
+            profile, model=dataclasses.replace(profile.model, weights=str(weights))
+        )
+    elif (
+        profile.training is not None
+        and profile.model.weights is None
+        and not profile.weights_file.is_file()
+    ):
+        raise FileNotFoundError(
+            f"profile {profile.name!r} is not trained here: `make train PROFILE={profile.name}`"
+            " trains it"
+        )
+    try:
+        model = load_model(profile)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            str(error).replace(
+                "set `weights:` in the profile to a local file", "give a local file: --weights FILE"
+            )
+        ) from None
+    config, classes, gain = profile.data, (), profile.data.gain
+    if config.normalise == "imagenet":
+        mean, std = imagenet_statistics()
+    elif found := trained_input(profile):
+        mean, std = (torch.tensor(found[key]).view(3, 1, 1) for key in ("mean", "std"))
+    else:
+        data = load_data(profile)
+        mean, std, classes = data.train.mean, data.train.std, data.classes
+    return Net(
+        model,
+        profile.title,
+        config.size,
+        mean,
+        std,
+        gain,
+        _fitting(model, class_names(profile, classes)),
+        profile.occlusion,
+    )
+
+
+def _exported(path: Path, weights: Path | None) -> Net:
+    """A file of `python -m zfnet export`, whose header says what net it is and how its input is
+    made.
+    """
+    path = _weights(path)
+    meta = artefacts.read_meta(path) if path.suffix == ".safetensors" else {}
+    if not {"model", "input"} <= set(meta):
+        raise UserError(
+            f"{path.name} does not say what net it holds; name that too: --model vgg19 --weights"
+            f" {path.name}. `python -m zfnet export` writes files that say it"
+        )
+    config = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in meta["model"].items()
+    }
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    if extra := set(config) - known:
+        raise UserError(
+            f"{path.name} describes its net by {', '.join(sorted(extra))}, which this version does"
+            " not know"
+        )
+    taken = meta["input"]
+    data = DataConfig(
+        resize=taken["size"], size=taken["size"], gain=taken["gain"], normalise="weights"
+    )
+    profile = Profile(
+        path.stem, path.stem, data=data, model=ModelConfig(**{**config, "weights": str(path)})
+    )
+    net = _of_profile(profile, None)
+    if weights:
+        put_weights(net.model, read_weights(weights), weights.name)
+    return dataclasses.replace(net, square=None)
+
+
+def _torchvision(name: str, weights: Path | None) -> Net:
+    """One of torchvision's classification nets that is a flat stack, with the input that its
+    published weights expect.
+    """
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        flat = [n for n in names if n.startswith(("alexnet", "vgg"))]
+        known = [*profile_names(), *IMAGENET_NETS, *flat]
+        guesses = get_close_matches(name, dict.fromkeys([*known, *names]), n=3)
+        hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
+        raise UserError(
+            f"no model {name!r}.{hint} Known: {', '.join(dict.fromkeys(known))}; a .safetensors"
+            " file that was exported, a profile's .yaml file, or your own module:factory"
+        )
+    with torch.device("meta"):
+        features = getattr(models.get_model(name, weights=None), "features", None)
+    if not isinstance(features, nn.Sequential):
+        raise WrongType(
+            f"torchvision's {name} is no flat stack: it has no nn.Sequential `features`; alexnet"
+            " and the vgg nets have"
+        )
+    try:
+        check_supported(features)
+    except TypeError as error:
+        raise WrongType(f"torchvision's {name} cannot be taken apart: features.{error}") from None
+    published = models.get_model_weights(name).DEFAULT
+    if weights:
+        state = read_weights(weights)
+        outputs = [
+            len(tensor)
+            for key, tensor in state.items()
+            if key.startswith("classifier.") and key.endswith(".bias")
+        ]
+        if not outputs:
+            raise UserError(
+                f"{weights.name} has no classifier; expected the weights of a whole {name}"
+            )
+        model = put_weights(
+            models.get_model(name, weights=None, num_classes=outputs[-1]), state, weights.name
+        )
+    else:
+        try:
+            model = models.get_model(name, weights=published)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"the weights of {name} could not be downloaded ({error}): connect to the network,"
+                " or give a local file: --weights FILE"
+            ) from None
+    asks = published.transforms()
+    mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in (asks.mean, asks.std))
+    return Net(
+        model,
+        f"torchvision's {name}",
+        asks.crop_size[0],
+        mean,
+        std,
+        1.0,
+        _fitting(model, published.meta["categories"]),
+    )
+
+
+def _own(name: str, weights: Path | None, seed: int) -> Net:
+    """What `module:factory` returns, the module found from the current folder as well."""
+    module, _, factory = name.partition(":")
+    try:
+        sys.path.insert(0, str(Path.cwd()))
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{name!r}: no module {error.name!r} in {Path.cwd()} or among the installed packages"
+        ) from None
+    except Exception as error:  # whatever the user's module does
+        raise UserError(
+            f"{name!r}: importing {module} failed: {type(error).__name__}: {error}"
+        ) from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    make = getattr(found, factory, None)
+    if not callable(make):
+        names = [
+            key for key, value in vars(found).items() if callable(value) and not key.startswith("_")
+        ]
+        raise UserError(
+            f"{name!r}: {module} has no callable {factory!r}; it has {', '.join(names) or 'none'}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = make()
+        except Exception as error:  # whatever the user's code does
+            raise UserError(
+                f"{name!r}: {factory}() failed: {type(error).__name__}: {error}"
+            ) from None
+    if not isinstance(getattr(model, "features", None), nn.Sequential):
+        raise WrongType(
+            f"{name!r}: expected an nn.Module with a flat nn.Sequential as .features, got"
+            f" {type(model).__name__}"
+        )
+    if weights:
+        put_weights(model, read_weights(weights), weights.name)
+    size, (mean, std) = getattr(model, "input_size", 224), imagenet_statistics()
+    for key in ("mean", "std"):
+        if hasattr(model, key) and torch.tensor(getattr(model, key)).shape not in ((), (1,), (3,)):
+            raise UserError(
+                f"{name!r}: .{key} = {getattr(model, key)}: expected one number, or one for each"
+                " colour, of pixels in 0..1"
+            )
+    mean, std = (
+        torch.tensor(getattr(model, key)).view(-1, 1, 1) * 255.0 if hasattr(model, key) else other
+        for key, other in (("mean", mean), ("std", std))
+    )
+    return Net(model, name, size, mean, std, 1.0, _fitting(model, getattr(model, "classes", ())))
+
+
+@torch.no_grad()
+def _check_fit(model: nn.Module, name: str, size: int) -> None:
+    """ValueError unless the parts of a net of one's own fit together for this input."""
+    x = torch.zeros(1, 3, size, size).to(next(model.parameters()))
+    try:
+        model.classifier(torch.flatten(model.avgpool(model.features(x)), 1))
+    except RuntimeError as error:
+        raise UserError(
+            f"{name!r} does not take images of 3 x {size} x {size} ({str(error).splitlines()[0]});"
+            " say what it takes by .input_size, or --input-size"
+        ) from None
+
+
+def _fitting(model: nn.Module, classes: typing.Sequence[str]) -> tuple[str, ...]:
+    """The names if they are as many as the net's outputs; a net of other classes has none rather
+    than wrong ones.
+    """
+    outputs = [
+        module.out_features
+        for module in getattr(model, "classifier", nn.Identity()).modules()
+        if isinstance(module, nn.Linear)
+    ]
+    return tuple(classes) if outputs and outputs[-1] == len(classes) else ()

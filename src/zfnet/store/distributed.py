@@ -1,0 +1,140 @@
+"""One process, or several that torchrun started, on one machine or many: they share every batch of
+a training and the batches of a scan.
+
+    torchrun --nproc-per-node 2 -m zfnet train demo      # or: make train PROFILE=demo NPROC=2
+
+Without torchrun every function here is that of a single process. NCCL on CUDA, a GPU for each
+process; gloo on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from zfnet.store import artefacts
+from zfnet.store.errors import UserError
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Join the processes that torchrun started; nothing when it did not.
+
+    Raises ValueError where there are more processes than GPUs, and ConnectionError where another
+    process is lost.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    if torch.cuda.is_available():
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise UserError(
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs: start one process"
+                f" for each (NPROC={gpus})"
+            )
+        torch.cuda.set_device(local)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        yield
+        dist.barrier()
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(
+            word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection")
+        ):
+            raise ConnectionError(
+                "another process of this run was lost; the same command goes on from the last"
+                " finished epoch"
+            ) from error
+        raise
+    finally:
+        if dist.is_initialized():
+            with contextlib.suppress(RuntimeError):  # whoever is lost does not answer
+                dist.destroy_process_group()
+
+
+def share() -> tuple[int, int]:
+    """(rank, processes): which of how many this process is."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes, and speaks."""
+    return share()[0] == 0
+
+
+def from_first(find: Callable[[], object]):
+    """What `find()` gives in the first process, in all of them; only the first calls it."""
+    if share()[1] == 1:
+        return find()
+    found = [None]
+    if is_first():
+        try:
+            found = [(find(), None)]
+        except Exception as error:  # or the others would wait for ever
+            found = [(None, error)]
+    dist.broadcast_object_list(found)
+    result, error = found[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def gathered(own) -> list:
+    """What each process gives, in the order of their ranks, in all of them."""
+    rank, processes = share()
+    if processes == 1:
+        return [own]
+    found = [None] * processes
+    dist.all_gather_object(found, own)
+    return found
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """The sum over the processes of a small CPU tensor, in the order of their ranks."""
+    return torch.stack(gathered(values)).sum(0)
+
+
+class _Whole(nn.Module):
+    """A net behind one call, as DistributedDataParallel wants it."""
+
+    def __init__(self, model: nn.Module, call: Callable[[nn.Module, torch.Tensor], torch.Tensor]):
+        super().__init__()
+        self.model, self.call = model, call
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.call(self.model, images)
+
+
+def averaged(
+    model: nn.Module, call: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+) -> nn.Module:
+    """`call(model, images)` as a module whose gradients are means over the processes; the model
+    itself where there is but one.
+    """
+    if share()[1] == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(_Whole(model, call))
+
+
+def artefact(
+    path: Path, key: str, build: Callable[[], tuple[artefacts.Tensors, dict]]
+) -> tuple[artefacts.Tensors, dict]:
+    """`provenance.artefact`, where all processes take part in `build()` and the first writes; all
+    get the same.
+    """
+    if share()[1] == 1:
+        return artefacts.artefact(path, key, build)
+
+    kept = from_first(lambda: artefacts.found(path, key))
+    if kept is None:
+        tensors, meta = build()
+        kept = tensors, {**meta, "key": key}
+        from_first(lambda: artefacts.save_tensors(path, *kept))
+    return kept

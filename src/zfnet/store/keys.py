@@ -1,0 +1,123 @@
+"""Keys: what an artefact was made from, as sixteen hexadecimal digits."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def key_of(*parts) -> str:
+    """A 16-digit hexadecimal key of dataclasses, mappings, sequences, strings and numbers; equal
+    parts give equal keys.
+    """
+
+    def plain(part):
+        return dataclasses.asdict(part) if dataclasses.is_dataclass(part) else str(part)
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_key(
+    function: Callable | type, without: tuple[str, ...] = (), package: Path = PACKAGE
+) -> str:
+    """A key of the code of every module of this package that `function` reaches by import, its own
+    first.
+
+    Comments, docstrings and layout do not count. Packages named in `without`, such as "store", are
+    left out with all that is reached through them alone. `package`: the folder of the package.
+    """
+    return key_of([_code(path) for path in reached(function.__module__, without, package)])
+
+
+def reached(module: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> list[Path]:
+    """The files of the package that a module of it reaches by import, in the order of their names.
+
+    A package's own `__init__` counts where it is imported by name, not where it is on the way.
+    """
+    files: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        parts = name.split(".")
+        if name in files or parts[0] != package.name or set(parts[1:2]) & set(without):
+            continue
+        path = _file(name, package)
+        if path is None:  # a function or class of the module, not a module of the package
+            waiting.append(".".join(parts[:-1]))
+            continue
+        files[name] = path
+        waiting += _imports(path, name)
+    return [files[name] for name in sorted(files)]
+
+
+def _file(name: str, package: Path) -> Path | None:
+    """Where the source of a module or package stands; None where there is no such module."""
+    path = package.joinpath(*name.split(".")[1:])
+    own = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return own if own.is_file() else None
+
+
+def _imports(path: Path, name: str) -> list[str]:
+    """What a module's source imports, wherever in it: dotted names of modules and of what is in
+    them.
+    """
+    inside = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found = []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = inside[: len(inside) + 1 - node.level] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found += [f"{module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(path: Path, changed: int) -> ast.Module:
+    """The source without comments and docstrings; `changed`: when it was written."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            node.body = body[1:]
+    return tree
+
+
+def _tree(path: Path) -> ast.Module:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+def _code(path: Path) -> str:
+    """The code as Python 3.11 dumps it: 3.12 has type parameters besides, 3.13 leaves out empty
+    lists, and keys must not depend on that.
+    """
+    newer = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(_tree(path), **newer).replace(", type_params=[]", "")
+
+
+def tensors_hash(tensors: Tensors) -> str:
+    """A key of named tensors: names, shapes, types and every bit of their values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
