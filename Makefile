@@ -32,7 +32,7 @@ endif
 RUNS := runs/$(PROFILE)
 FIGURES := Figures/$(PROFILE)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-SOURCES := pyproject.toml $(wildcard src/zfnet/*.py src/zfnet/*/*.py)
+SOURCES := pyproject.toml $(wildcard src/zfnet/*.py src/zfnet/*/*.py src/zfnet/*/*/*.py)
 STEMS := $(shell cat $(RUNS)/.notebooks 2>/dev/null)
 EXECUTED := $(STEMS:%=$(RUNS)/notebooks/%.ipynb)
 # What all notebooks rest on, and none of them writes.
@@ -41,9 +41,9 @@ MADE := data weights scan
 # A figure that somebody deleted is drawn again.
 LOST := $(foreach stem,$(STEMS),$(if $(wildcard $(FIGURES)/$(stem).png),,$(RUNS)/notebooks/$(stem).ipynb))
 
-# This checkout's package comes first, also after the folder was moved or copied together with its .venv.
-ifeq ($(findstring $(CURDIR)/src,$(PYTHONPATH)),)
-export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
+# This checkout's package, tools and benchmarks come first, also after the folder was moved or copied together with its .venv.
+ifeq ($(findstring $(CURDIR)/src:$(CURDIR),$(PYTHONPATH)),)
+export PYTHONPATH := $(CURDIR)/src:$(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 endif
 export PYTHONUNBUFFERED := 1
 # The kernel named python3 is the one of the environment in use, and the notebook, not the caller, decides how to draw.
@@ -64,7 +64,7 @@ PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no
 SPLIT := n=$$(($(CORES) < 4 ? $(CORES) : 4)); OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($(CORES) + n - 1) / n ))}
 
 .DELETE_ON_ERROR:
-.PHONY: help env figures gallery test bench lab train scan notebooks lock clean drawn check-python FORCE
+.PHONY: help env figures gallery check test bench lab train scan notebooks lock clean drawn style check-python FORCE
 
 help: ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -86,15 +86,21 @@ figures: $(RUNS)/.scanned $(RUNS)/.notebooks ## train, scan and run the notebook
 gallery: $(RUNS)/.scanned ## a static site of all feature maps of PROFILE: runs/PROFILE/gallery/index.html; with ZIP=1 also packed
 	$(PY) -m zfnet gallery $(PROFILE) $(if $(ZIP),--zip)
 
-test: $(READY) ## ruff, pytest, then every notebook through nbval
-	$(PY) -m ruff check .
+check: style ## within a minute: ruff, and the tests that are quick
+	$(SPLIT) $(PY) -m pytest -q -n $$n --dist worksteal -m "not slow"
+
+test: style ## ruff, pytest, then every notebook through nbval
 	$(SPLIT) $(PY) -m pytest -q -n $$n --dist worksteal
 	@$(MAKE) --no-print-directory runs/demo/.scanned PROFILE=demo
 	$(SPLIT) ZFNET_FIGURES="$(CURDIR)/runs/demo/tested" $(PY) -m pytest -q -n $$n --dist loadscope --no-loadscope-reorder --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
 	  --nbval-sanitize-with tests/nbval.cfg $(filter %/$(LONGEST).ipynb,$(NOTEBOOKS)) $(filter-out %/$(LONGEST).ipynb,$(NOTEBOOKS))
 
+style: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
 bench: $(READY) ## time everything beside its peers (12 minutes): a table, and benchmarks/results.json
-	$(PY) benchmarks/run.py
+	$(PY) -m benchmarks.run
 
 lab: $(READY) ## open the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
@@ -111,13 +117,13 @@ notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep th
 	  echo "$$notebook: running"; \
 	  new="runs/demo/notebooks/$$(basename "$$notebook" .ipynb).new.ipynb"; \
 	  $(PAPERMILL) "$$notebook" "$$new"; \
-	  $(PY) -m zfnet clean "$$new"; \
+	  $(PY) -m tools.clean_notebook "$$new"; \
 	  mv "$$new" "$$notebook"; \
 	done
 
 lock: ## resolve requirements.txt anew from pyproject.toml, keeping its versions (with UPGRADE=1: the newest); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv (pip install uv)" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --fork-strategy fewest --quiet \
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest --quiet \
 	  $(if $(UPGRADE),--upgrade) --no-annotate --custom-compile-command "make lock" --output-file requirements.txt
 	@echo "Now bring environment.yml in line; tests/test_environment.py compares them."
 
@@ -161,28 +167,8 @@ endif
 	@$(PIP) -q --no-deps --no-build-isolation -e .
 	@mv .venv/.unfinished .venv/.installed
 
-define CHECK
-import sys
-if sys.version_info < (3, 11):
-    sys.exit("PYTHON=%s is Python %d.%d; 3.11 or newer is needed" % ((sys.executable,) + sys.version_info[:2]))
-import importlib.metadata, pathlib, re, tomllib
-needed = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]["dependencies"]
-missing = []
-for line in needed:
-    name, bound = line.split(">=")
-    try:
-        found = importlib.metadata.version(name)
-        numbers = [[int(n) for n in re.findall(r"\d+", v.split("+")[0])] for v in (found, bound)]
-        missing += [f"{line} (found {found})"] * (numbers[0] < numbers[1])
-    except importlib.metadata.PackageNotFoundError:
-        missing.append(line)
-if missing:
-    sys.exit(f"PYTHON={sys.executable} lacks: {', '.join(missing)}\nInstall: {sys.executable} -m pip install -r requirements.txt")
-endef
-export CHECK
-
 check-python:
-	@$(PY) -c "$$CHECK"
+	@$(PY) tools/check_environment.py
 
 # --- From profile to figures -----------------------------------------------------------------------------------------
 # The steps know by themselves what is current; the marks .trained and .scanned spare starting them.

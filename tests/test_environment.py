@@ -22,14 +22,14 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DIRECT = [
-    Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
-]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [Requirement(line) for line in sum(EXTRAS.values(), PROJECT["dependencies"])]
 TARGETS = {
     "help",
     "env",
     "figures",
     "gallery",
+    "check",
     "test",
     "bench",
     "lab",
@@ -125,34 +125,40 @@ def test_the_build_backend_is_pinned_too(locked):
     assert Requirement(backend).specifier.contains(exact(locked["setuptools"]))
 
 
-@pytest.mark.parametrize(
-    "folder, extra", [("src", set()), ("tests", {"test"}), ("benchmarks", {"test"})]
-)
-def test_everything_imported_is_a_direct_dependency(folder, extra):
-    extras = PROJECT["optional-dependencies"]
-    lines = PROJECT["dependencies"] + [line for name in extra for line in extras[name]]
-    allowed = {canonicalize_name(Requirement(line).name) for line in lines}
-    allowed |= {"packaging"} if extra else set()  # pytest brings it
-    ours = {
-        "zfnet",
-        *(path.stem for side in ("tests", "benchmarks") for path in (ROOT / side).glob("*.py")),
-    }
-    imported = {}
-    for path in (ROOT / folder).rglob("*.py"):
+def imported(files) -> set[str]:
+    """The packages that these files import, by the names to install; the standard library's and
+    our own are left out.
+    """
+    names = set()
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
             if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module]
-            imported |= {name.split(".")[0]: path.name for name in names}
-    foreign = {
-        name: where
-        for name, where in imported.items()
-        if name not in sys.stdlib_module_names | ours
-    }
-    names = {
-        canonicalize_name(IMPORT_NAMES.get(name, name)): where for name, where in foreign.items()
-    }
-    assert not {name: where for name, where in names.items() if name not in allowed}
+                names.add(node.module.split(".")[0])
+    foreign = names - sys.stdlib_module_names - {"zfnet", "tests", "tools", "benchmarks"}
+    return {canonicalize_name(IMPORT_NAMES.get(name, name)) for name in foreign}
+
+
+@pytest.mark.parametrize(
+    "folder, extras",
+    [
+        ("src", ["notebooks"]),
+        ("tools", ["notebooks", "test"]),
+        ("tests", ["notebooks", "test"]),
+        ("benchmarks", ["notebooks", "test"]),
+    ],
+)
+def test_everything_imported_is_a_direct_dependency(folder, extras):
+    lines = sum((EXTRAS[name] for name in extras), PROJECT["dependencies"])
+    allowed = {canonicalize_name(Requirement(line).name) for line in lines}
+    assert imported((ROOT / folder).rglob("*.py")) <= allowed
+
+
+def test_only_the_explorer_needs_the_notebooks_packages():
+    files = set((ROOT / "src").rglob("*.py")) - set((ROOT / "src/zfnet/explorer").glob("*.py"))
+    needed = {canonicalize_name(Requirement(line).name) for line in EXTRAS["notebooks"]}
+    assert not imported(files) & needed
 
 
 # --- The Makefile ---------------------------------------------------------------------------------
@@ -181,6 +187,8 @@ case "$*" in
     echo train >> log ;;
   *"-m zfnet scan"*) echo scan >> log ;;
   *"-m zfnet gallery"*) echo "$*" >> log ;;
+  tools/check_environment.py) ;;
+  *"-m tools.clean_notebook"*) ;;
   *"-m venv"*) echo venv >> log; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
   *"-m pip install"*) echo install >> log; [ ! -e offline ] ;;
 esac
@@ -215,12 +223,19 @@ def house(tmp_path, make):
     started.
     """
     folder = tmp_path / "a house"  # with a space in its name
-    for name in ("notebooks", "profiles", "src/zfnet"):
+    for name in ("notebooks", "profiles", "src/zfnet", "tools"):
         (folder / name).mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "requirements.txt"):
-        shutil.copy(ROOT / name, folder)
+    for name in (
+        "Makefile",
+        "pyproject.toml",
+        "requirements.txt",
+        "tools/check_environment.py",
+    ):
+        shutil.copy(ROOT / name, folder / name)
     (folder / "profiles/demo.yaml").write_text("title: built-in shapes\n")
-    (folder / "src/zfnet/__init__.py").touch()
+    for path in ("__init__.py", "room/__init__.py", "room/corner/deep.py"):
+        (folder / "src/zfnet" / path).parent.mkdir(exist_ok=True)
+        (folder / "src/zfnet" / path).touch()
     for stem in ("01_first", "02_second"):
         (folder / f"notebooks/{stem}.ipynb").write_text("{}")
     (folder / "python").write_text(STAND_IN)
@@ -353,8 +368,10 @@ def test_new_code_and_new_weights_reach_the_figures(house):
     time.sleep(0.02)
     (house.folder / "runs/demo/weights.safetensors").write_text("trained anew")
     assert house("figures") == ["run 01_first", "run 02_second"]
-    (house.folder / "src/zfnet/__init__.py").write_text("new = True")
-    assert house("figures") == ["run 01_first", "run 02_second", "scan", "train"]
+    for path in ("__init__.py", "room/__init__.py", "room/corner/deep.py"):
+        (house.folder / "src/zfnet" / path).write_text("new = True")
+        assert house("figures") == ["run 01_first", "run 02_second", "scan", "train"]
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
