@@ -11,21 +11,23 @@ Layouts of a folder: CLASS/image, or train/CLASS/image and test/CLASS/image.
 """
 
 from __future__ import annotations
-from zfnet.store.errors import UserError
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from zfnet.data.files import Files, read_ahead
+from zfnet.data.files import Files, read_ahead, select
 from zfnet.store import keys
+from zfnet.store.errors import UserError
 
 # torchvision's statistics, of pixels in 0..1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+@dataclass(frozen=True, eq=False)
 class Images(torch.utils.data.Dataset):
     """Images and how they become network input: (pixel - mean) / std * gain on centre crops of side
     `size`.
@@ -35,31 +37,29 @@ class Images(torch.utils.data.Dataset):
     {name: (N, 2) row, col} in stored pixels where the source knows them (the shapes), else None.
     """
 
-    def __init__(
-        self,
-        pixels,
-        labels,
-        classes,
-        size,
-        mean,
-        std,
-        gain=1.0,
-        names=None,
-        masks=None,
-        keypoints=None,
-    ):
+    pixels: torch.Tensor | Files
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    size: int
+    mean: torch.Tensor
+    std: torch.Tensor
+    gain: float = 1.0
+    names: list[str] | None = None
+    masks: torch.Tensor | None = None
+    keypoints: dict[str, torch.Tensor] | None = None
+
+    def __post_init__(self):
+        pixels = self.pixels
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
             raise UserError(
                 f"pixels: expected uint8 (N, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}"
             )
-        if not 0 < size <= min(pixels.shape[-2:]):
+        if not 0 < self.size <= min(pixels.shape[-2:]):
             raise UserError(
-                f"size = {size}: crops must fit into the stored images of"
+                f"size = {self.size}: crops must fit into the stored images of"
                 f" {tuple(pixels.shape[-2:])}"
             )
-        self.pixels, self.labels, self.classes, self.size = pixels, labels, tuple(classes), size
-        self.mean, self.std, self.gain = mean, std, gain
-        self.names, self.masks, self.keypoints = names, masks, keypoints
+        object.__setattr__(self, "classes", tuple(self.classes))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -100,25 +100,18 @@ class Images(torch.utils.data.Dataset):
         top, left = self.corner
         return self.masks[torch.as_tensor(indices), top : top + self.size, left : left + self.size]
 
-    def subset(self, indices: torch.Tensor) -> Images:
-        """The chosen images, normalised alike."""
-        names = [self.names[i] for i in indices.tolist()] if self.names else None
-        masks = self.masks[indices] if self.masks is not None else None
-        points = {k: v[indices] for k, v in self.keypoints.items()} if self.keypoints else None
-        pixels = (
-            self.pixels.select(indices) if isinstance(self.pixels, Files) else self.pixels[indices]
-        )
-        return Images(
-            pixels,
-            self.labels[indices],
-            self.classes,
-            self.size,
-            self.mean,
-            self.std,
-            self.gain,
-            names,
-            masks,
-            points,
+    def subset(self, where: torch.Tensor | slice) -> Images:
+        """The images at `where`, indices or a slice, normalised alike."""
+        names = self.names or None
+        if names:
+            names = names[where] if isinstance(where, slice) else [names[i] for i in where.tolist()]
+        return dataclasses.replace(
+            self,
+            pixels=select(self.pixels, where),
+            labels=self.labels[where],
+            names=names,
+            masks=None if self.masks is None else self.masks[where],
+            keypoints=self.keypoints and {k: v[where] for k, v in self.keypoints.items()},
         )
 
     @property
@@ -153,6 +146,7 @@ def crops(
     """Crops of pixels[indices] at rows `top` and columns `left`, mirrored where `flip`: (B, 3,
     size, size), one gather.
     """
+    # rows (B, size) and columns (B, size) of the stored image; mirrored: from the right
     span = torch.arange(size, device=pixels.device)
     rows = top[:, None] + span
     cols = left[:, None] + torch.where(flip[:, None], size - 1 - span, span)
@@ -182,6 +176,7 @@ def random_crops(
     their crops those that they have in the whole batch.
     """
     rank, processes = share
+    # drawn for the whole batch, of which this process takes its part
     (height, width), n, device = pixels.shape[-2:], len(indices) * processes, pixels.device
     sides = (
         torch.randint(smallest, min(height, width) + 1, (n,), generator=generator)

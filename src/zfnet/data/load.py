@@ -3,8 +3,8 @@ decoded once.
 """
 
 from __future__ import annotations
-from zfnet.store.errors import UserError
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from zfnet.data import shapes
 from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, select
 from zfnet.data.images import Data, Images, statistics
 from zfnet.store import artefacts, keys
+from zfnet.store.errors import UserError
 from zfnet.store.profiles import DataConfig, Profile
 
 
@@ -27,41 +28,35 @@ def load_data(profile: Profile) -> Data:
     Raises FileNotFoundError with the cure where images are missing, and ValueError where more than
     1 % of them cannot be read.
     """
-    config = profile.data
-    listing = _listing(profile)
-    key = keys.key_of(
-        config, profile.seed, listing, trained_input(profile), keys.code_key(load_data)
+    config, root = profile.data, profile.data_root
+    listing, given = _listing(config, root), trained_input(profile)
+    key = keys.key_of(config, profile.seed, listing, given, keys.code_key(load_data))
+    tensors, meta = artefacts.artefact(
+        profile.data_file, key, lambda: _decode(config, profile.seed, root, listing, given)
     )
-    tensors, meta = artefacts.artefact(profile.data_file, key, lambda: _decode(profile, listing))
-    keypoints = {
-        k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")
-    } or None
-    classes, names = tuple(meta["classes"]), meta["names"]
     pixels = tensors.get("pixels")
     if pixels is None:
-        found = {entry[0]: entry for entry in listing}
-        pixels = Files(profile.data_root, [found[name] for name in names], config.resize)
-    splits, start = [], 0
-    for length in meta["lengths"]:
-        part = slice(start, start + length)
-        points = {name: values[part] for name, values in keypoints.items()} if keypoints else None
-        masks = tensors["masks"][part] if "masks" in tensors else None
-        splits.append(
-            Images(
-                select(pixels, part),
-                tensors["labels"][part],
-                classes,
-                config.size,
-                tensors["mean"],
-                tensors["std"],
-                config.gain,
-                names and names[part],
-                masks,
-                points,
-            )
-        )
-        start += length
-    return Data(*splits, classes)
+        entries = {entry[0]: entry for entry in listing}
+        pixels = Files(root, [entries[name] for name in meta["names"]], config.resize)
+    own = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")}
+    images = Images(
+        pixels=pixels,
+        labels=tensors["labels"],
+        classes=tuple(meta["classes"]),
+        size=config.size,
+        mean=tensors["mean"],
+        std=tensors["std"],
+        gain=config.gain,
+        names=meta["names"],
+        masks=tensors.get("masks"),
+        keypoints=own or None,
+    )
+    ends = list(itertools.accumulate(meta["lengths"]))
+    train, val, test = (
+        images.subset(slice(end - length, end))
+        for end, length in zip(ends, meta["lengths"], strict=True)
+    )
+    return Data(train=train, val=val, test=test, classes=images.classes)
 
 
 def trained_input(profile: Profile) -> dict | None:
@@ -116,6 +111,7 @@ def _split(
     train, val, test = [], [], []
     for label in labels.unique().tolist():
         of_class = (labels == label).nonzero().flatten()
+        # test first: the official one, or its share; then validation; training has the rest
         own_test = None
         if official_test is not None:
             own_test, of_class = (
@@ -140,17 +136,17 @@ def _split(
     return tuple(torch.cat(part).sort().values for part in (train, val, test))
 
 
-def _listing(profile: Profile) -> list:
+def _listing(config: DataConfig, root: Path) -> list:
     """What a decoded cache depends on, without decoding: nothing for sources that never change, the
     files for folders.
     """
-    root, source = profile.data_root, profile.data.source
+    source = config.source
     if source in ("shapes", "photos") or (source != "folder" and not _is_folder(root)):
         return []
     if not root.is_dir():
         raise FileNotFoundError(
-            f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in"
-            f" profiles/{profile.name}.yaml"
+            f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in the"
+            " profile"
         )
     found = list_images(root)
     if source == "caltech101":  # as torchvision has it: 101 categories
@@ -173,39 +169,40 @@ def _is_folder(root: Path) -> bool:
     )
 
 
-def _decode(profile: Profile, listing: list) -> tuple[dict[str, torch.Tensor], dict]:
+def _decode(
+    config: DataConfig, seed: int, root: Path, listing: list, given: dict | None
+) -> tuple[dict[str, torch.Tensor], dict]:
     """The images in the order train, val, test, what belongs to them, and the training images'
     statistics; no pixels where they exceed the memory.
+
+    listing: the files of a folder, else []; given: the statistics that come with the weights.
     """
-    config = profile.data
     own, names, official = {}, None, None
     if config.source == "shapes":
-        made = shapes.make_shapes(config.count, config.resize, profile.seed)
+        made = shapes.make_shapes(config.count, config.resize, seed)
         pixels, labels, classes = made.images, made.labels, shapes.CLASSES
         own = {
             "masks": made.masks,
             **{f"keypoints/{name}": points for name, points in made.keypoints.items()},
         }
     elif config.source == "photos":
-        made = photos.make_photos(config.count, config.resize, profile.seed)
+        made = photos.make_photos(config.count, config.resize, seed)
         pixels, labels, classes, names = made.images, made.labels, photos.CLASSES, made.names
     elif listing:
         pixels, labels, classes, names, official = read_folder(
-            Files(profile.data_root, listing, config.resize), config.memory
+            Files(root, listing, config.resize), config.memory
         )
     else:
-        pixels, labels, classes, names, official = _read_torchvision(profile)
-    parts = _split(labels, config, profile.seed, official)
+        pixels, labels, classes, names, official = _read_torchvision(config, root)
+    parts = _split(labels, config, seed, official)
     order = torch.cat(parts)
     pixels = select(pixels, order)
-    if config.normalise == "weights":
-        mean, std = (
-            torch.tensor(trained_input(profile)[name]).view(3, 1, 1) for name in ("mean", "std")
-        )
+    if given:
+        mean, std = (torch.tensor(given[name]).view(3, 1, 1) for name in ("mean", "std"))
     elif not len(parts[0]) and config.normalise != "imagenet":
         raise UserError(
             f"{len(order)} images of {len(classes)} classes leave none to train on: put three at"
-            f" least of each class into {profile.data_root}"
+            f" least of each class into {root}"
         )
     else:
         mean, std = statistics(select(pixels, slice(len(parts[0]))), config.size, config.normalise)
@@ -237,14 +234,14 @@ def _numbered(labels: torch.Tensor, classes: Sequence[str], official: torch.Tens
     return names
 
 
-def _read_torchvision(profile: Profile):
+def _read_torchvision(config: DataConfig, root: Path):
     """CIFAR-10 or Caltech-101 as torchvision stores them under `data: root:`; downloaded there when
     missing.
     """
     from torchvision import datasets
     from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
-    root, side, source = profile.data_root, profile.data.resize, profile.data.source
+    side, source = config.resize, config.source
     try:
         if source == "cifar10":
             parts = [datasets.CIFAR10(root, train=train, download=True) for train in (True, False)]
@@ -253,9 +250,9 @@ def _read_torchvision(profile: Profile):
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"{source} is not in {root} and could not be downloaded ({error}): connect to the"
-            f" network once, or point `data: root:` in profiles/{profile.name}.yaml at"
-            " torchvision's copy or at a folder of class folders"
-        ) from None
+            " network once, or point `data: root:` in the profile at torchvision's copy or at a"
+            " folder of class folders"
+        ) from error
     if source == "cifar10":
         arrays = torch.from_numpy(np.concatenate([part.data for part in parts])).permute(0, 3, 1, 2)
         pixels = torch.cat(

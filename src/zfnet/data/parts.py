@@ -4,31 +4,30 @@ keypoints of the built-in faces, or boxes in a small YAML file.
 A profile of photographs names the file, `correspondence: {boxes: data/folder/parts.yaml}`, and the
 file names the images and their parts:
 
-    dogs/rex.jpg:                      # as in the data's folder; or a number: which image of the
-    test split
-      right_eye: [61, 120, 89, 148]    # top, left, bottom, right in pixels of the network's input,
-      bottom and right outside
-      left_eye: [60, 70, 88, 98]
+    dogs/rex.jpg:                      # as in the data's folder; or a number, of a test image
+      right_eye: [61, 120, 89, 148]    # top, left, bottom, right; bottom and right outside
+      left_eye: [60, 70, 88, 98]       # in pixels of the network's input
       nose: [96, 92, 124, 120]
-      object: [30, 40, 170, 160]       # may be left out: the random masks of the control have their
-      centres in here
+      object: [30, 40, 170, 160]       # may be left out: where the control's random masks lie
 
 Every image has the same parts. Images that the data does not have are left out, with a warning,
 while two are left.
 """
 
 from __future__ import annotations
-from zfnet.store.errors import UserError, WrongType
 
+import dataclasses
 import warnings
 from dataclasses import dataclass
 
 import torch
 
 from zfnet.data.images import Data, Images
+from zfnet.store.errors import UserError, WrongType
 from zfnet.store.profiles import ROOT, Profile, read_yaml
 
 OBJECT = "object"  # the name, in the file, of what is no part but holds them
+FORMAT = "src/zfnet/data/parts.py"
 
 
 @dataclass(frozen=True)
@@ -62,42 +61,41 @@ def load_parts(profile: Profile, data: Data) -> Parts:
     """
     config = profile.correspondence
     if config.boxes:
-        return _from_file(profile, data)
-    points = data.test.keypoints
-    if points is None:
-        cure = (
-            "write where their parts are into a YAML file and name it in the profile,"
-            f" `correspondence: {{boxes: data/{profile.name}/parts.yaml}}`"
-        )
+        return _from_file(config.boxes, data)
+    if data.test.keypoints is None:
         raise UserError(
-            f"the images of profile {profile.name!r} have no keypoints: {cure}; the format stands"
-            " in src/zfnet/parts.py"
+            f"the images of profile {profile.name!r} have no keypoints: write where their parts are"
+            " into a YAML file and name it in the profile, `correspondence: {boxes:"
+            f" data/{profile.name}/parts.yaml}}`; the format stands in {FORMAT}"
         )
-    if missing := [name for name in config.parts if name not in points]:
+    return _on_keypoints(config.parts, config.size, data.test)
+
+
+def _on_keypoints(names: tuple[str, ...], size: int, images: Images) -> Parts:
+    """Squares of `size` pixels on these keypoints of the images that have them all."""
+    points = images.keypoints
+    if missing := [name for name in names if name not in points]:
         raise UserError(
             f"correspondence.parts: no keypoint {missing[0]!r}: choose from {', '.join(points)}"
         )
-    places = torch.stack([points[name] for name in config.parts], 1) - torch.tensor(
-        data.test.corner
-    )
+    # keypoints are in stored pixels, boxes in those of the centre crop
+    places = torch.stack([points[name] for name in names], 1) - torch.tensor(images.corner)
     whole = places.isfinite().all(-1).all(-1).nonzero().flatten()
-    corners = (places[whole] - config.size / 2).round().long()
-    images = data.test.subset(whole)
+    corners = (places[whole] - size / 2).round().long()
+    images = images.subset(whole)
     objects = (
         images.mask(range(len(images)))
         if images.masks is not None
         else torch.ones(len(images), images.size, images.size, dtype=torch.bool)
     )
-    return Parts(images, config.parts, torch.cat([corners, corners + config.size], -1), objects)
+    return Parts(images, names, torch.cat([corners, corners + size], -1), objects)
 
 
-def _from_file(profile: Profile, data: Data) -> Parts:
-    path = ROOT / profile.correspondence.boxes
-    where = f"correspondence.boxes {profile.correspondence.boxes}"
+def _from_file(boxes_file: str, data: Data) -> Parts:
+    """The images that the file names, of any split, and their boxes."""
+    path, where = ROOT / boxes_file, f"correspondence.boxes {boxes_file}"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{where}: there is no such file; the format stands in src/zfnet/parts.py"
-        )
+        raise FileNotFoundError(f"{where}: there is no such file; the format stands in {FORMAT}")
     content = read_yaml(path, where)
     if (
         not isinstance(content, dict)
@@ -111,10 +109,9 @@ def _from_file(profile: Profile, data: Data) -> Parts:
             " bottom, right]}`"
         )
     names = tuple(name for name in next(iter(content.values())) if name != OBJECT)
-    splits = {"test": data.test, "val": data.val, "train": data.train}
     places = {
-        name: (split, i)
-        for split, images in splits.items()
+        name: (images, i)
+        for images in (data.test, data.val, data.train)
         for i, name in enumerate(images.names or ())
     }
     size = data.test.size
@@ -129,10 +126,10 @@ def _from_file(profile: Profile, data: Data) -> Parts:
             stacklevel=3,
         )
         content = there
-    found, table, objects = [], [], torch.zeros(len(content), size, size, dtype=torch.bool)
+    chosen, table, objects = [], [], torch.zeros(len(content), size, size, dtype=torch.bool)
     for n, (image, boxes) in enumerate(content.items()):
         place = (
-            ("test", image)
+            (data.test, image)
             if type(image) is int and 0 <= image < len(data.test)
             else places.get(image)
         )
@@ -152,26 +149,19 @@ def _from_file(profile: Profile, data: Data) -> Parts:
                 f"{where}: {image} has the parts {own}, the first image {first}: every image needs"
                 " the same"
             )
-        found.append(place)
+        chosen.append((place[0], torch.tensor([place[1]])))
         table.append([_box(boxes[name], f"{where}: {image}: {name}", size) for name in names])
         top, left, bottom, right = _box(
             boxes.get(OBJECT, [0, 0, size, size]), f"{where}: {image}: {OBJECT}", size
         )
         objects[n, top:bottom, left:right] = True
-    chosen = [splits[split].subset(torch.tensor([i])) for split, i in found]
-    first = data.test
-    # those of files that are decoded when needed, too
-    pixels = torch.cat([one.pixels[torch.tensor([0])] for one in chosen])
-    labels = torch.cat([one.labels for one in chosen])
-    images = Images(
-        pixels,
-        labels,
-        first.classes,
-        size,
-        first.mean,
-        first.std,
-        first.gain,
-        [str(image) for image in content],
+    images = dataclasses.replace(
+        data.test,
+        pixels=torch.cat([split.pixels[index] for split, index in chosen]),
+        labels=torch.cat([split.labels[index] for split, index in chosen]),
+        names=[str(image) for image in content],
+        masks=None,
+        keypoints=None,
     )
     return Parts(images, tuple(map(str, names)), torch.tensor(table), objects)
 

@@ -1,7 +1,7 @@
 """Photographs that come with scikit-image and scikit-learn: real pictures without a download.
 
-    made = make_photos(600, 144)      # made.images uint8 (600, 3, 144, 144), made.labels,
-    made.names
+    made = make_photos(600, 144)
+    made.images                       # uint8 (600, 3, 144, 144); and made.labels, made.names
 
 Random crops at several scales, from the whole photograph down to an eighth of its area, make a set
 large enough to scan: a detail that excites a unit is seen at the size at which it excites it most.
@@ -10,13 +10,14 @@ kept here.
 """
 
 from __future__ import annotations
-from zfnet.store.errors import UserError
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
+
+from zfnet.store.errors import UserError
 
 SKIMAGE = (
     "astronaut",
@@ -72,17 +73,11 @@ def make_photos(count: int, side: int, seed: int = 0) -> Photos:
     for n in range(count):
         rng, label = np.random.default_rng((seed, n)), n % len(CLASSES)
         width, height = photographs[label].size
-        largest = min(width, height)
-        crop = (
-            largest
-            if n < len(CLASSES)
-            else round(max(min(side, largest), largest * 8 ** (-rng.random() / 2)))
-        )
-        left, top = (
-            ((width - crop) // 2, (height - crop) // 2)
-            if n < len(CLASSES)
-            else (int(rng.integers(length - crop + 1)) for length in (width, height))
-        )
+        crop = largest = min(width, height)
+        left, top = (width - crop) // 2, (height - crop) // 2
+        if n >= len(CLASSES):
+            crop = round(max(min(side, largest), largest * 8 ** (-rng.random() / 2)))
+            left, top = (int(rng.integers(length - crop + 1)) for length in (width, height))
         picture = (
             photographs[label]
             .crop((left, top, left + crop, top + crop))

@@ -11,12 +11,13 @@ Image i depends on (seed, i, size) alone, so a larger set begins with the smalle
 """
 
 from __future__ import annotations
-from zfnet.store.errors import UserError
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from zfnet.store.errors import UserError
 
 CLASSES = (
     "ball",

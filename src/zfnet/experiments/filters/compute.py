@@ -10,7 +10,6 @@ above that frequency is exactly the share that aliases.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -266,6 +265,4 @@ def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
 
 def _scaled(images: Images, gain: float) -> Images:
     """The same images, as input of another scale."""
-    images = copy.copy(images)
-    images.gain = gain
-    return images
+    return dataclasses.replace(images, gain=gain)

@@ -55,18 +55,7 @@ def reduced_images(images: Images, side: int) -> Images:
     """
     stored = max(1, round(side * images.pixels.shape[-1] / images.size)) if side >= 1 else side
     pixels = torch.cat([reduced(part, stored) for part in images.pixels.split(256)])
-    return Images(
-        pixels,
-        images.labels,
-        images.classes,
-        images.size,
-        images.mean,
-        images.std,
-        images.gain,
-        images.names,
-        images.masks,
-        images.keypoints,
-    )
+    return dataclasses.replace(images, pixels=pixels)
 
 
 def inputs(images: Images, indices: torch.Tensor, side: int) -> torch.Tensor:

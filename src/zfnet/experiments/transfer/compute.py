@@ -106,8 +106,7 @@ def only(data: Data, labels: Sequence[int]) -> Data:
     parts = []
     for images in (data.train, data.val, data.test):
         part = images.subset((new[images.labels] >= 0).nonzero().flatten())
-        part.labels, part.classes = new[part.labels], classes
-        parts.append(part)
+        parts.append(dataclasses.replace(part, labels=new[part.labels], classes=classes))
     return Data(*parts, classes)
 
 
