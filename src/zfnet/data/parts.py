@@ -24,7 +24,8 @@ import torch
 
 from zfnet.data.images import Data, Images
 from zfnet.store.errors import UserError, WrongType
-from zfnet.store.profiles import ROOT, Profile, read_yaml
+from zfnet.store.profiles import Profile, shipped
+from zfnet.store.schema import read_yaml
 
 OBJECT = "object"  # the name, in the file, of what is no part but holds them
 FORMAT = "src/zfnet/data/parts.py"
@@ -93,7 +94,7 @@ def _on_keypoints(names: tuple[str, ...], size: int, images: Images) -> Parts:
 
 def _from_file(boxes_file: str, data: Data) -> Parts:
     """The images that the file names, of any split, and their boxes."""
-    path, where = ROOT / boxes_file, f"correspondence.boxes {boxes_file}"
+    path, where = shipped(boxes_file), f"correspondence.boxes {boxes_file}"
     if not path.is_file():
         raise FileNotFoundError(f"{where}: there is no such file; the format stands in {FORMAT}")
     content = read_yaml(path, where)

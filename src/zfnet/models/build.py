@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -10,22 +12,33 @@ from torch import nn
 from zfnet.models.weights import from_pytorchcv, put_weights, read_weights
 from zfnet.models.zfnet import AlexNet, ZFNet
 from zfnet.store import artefacts
-from zfnet.store.errors import MissingPackage, UserError
-from zfnet.store.profiles import Profile
+from zfnet.store.errors import MissingPackage, NotDownloaded, UserError
+from zfnet.store.profiles import ModelConfig, Profile
+
+# how many maps the layers of pytorchcv's two nets have
+PYTORCHCV = {"zfnet": (96, 256, 384, 384, 256), "zfnetb": (96, 256, 512, 1024, 512)}
 
 
-def build_model(profile: Profile, num_classes: int) -> nn.Module:
-    """The profile's net with random weights drawn from the profile's seed; the caller's random
-    state is left alone.
+@contextlib.contextmanager
+def drawn_from(seed: int) -> Iterator[None]:
+    """Random numbers on the CPU come from `seed` in here; every generator, of a GPU too, is left as
+    it was.
     """
-    config = profile.model
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(profile.seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs, too
+        yield
+
+
+def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) -> nn.Module:
+    """The net that `config` describes, with random weights drawn from `seed`; those that are
+    published have their own number of classes and size of input.
+    """
+    with drawn_from(seed):
         if config.name in ("zfnet", "alexnet"):
             net = ZFNet if config.name == "zfnet" else AlexNet
             return net(
                 num_classes,
-                input_size=profile.data.size,
+                input_size=input_size,
                 maps=config.maps,
                 fc=config.fc,
                 lrn=config.lrn,
@@ -33,16 +46,19 @@ def build_model(profile: Profile, num_classes: int) -> nn.Module:
                 init=config.init,
                 conv1_scale=config.conv1_scale,
             )
-        if config.name in ("zfnet_imagenet", "zfnetb_imagenet"):
-            maps = (
-                (96, 256, 512, 1024, 512)
-                if config.name.startswith("zfnetb")
-                else (96, 256, 384, 384, 256)
-            )
-            return ZFNet(1000, maps=maps, lrn="before")
+        name = config.name.removesuffix("_imagenet")
+        if name in PYTORCHCV:
+            return ZFNet(1000, maps=PYTORCHCV[name], lrn="before")
         import torchvision
 
-        return getattr(torchvision.models, config.name.removesuffix("_imagenet"))(weights=None)
+        return getattr(torchvision.models, name)(weights=None)
+
+
+def build_model(profile: Profile, num_classes: int) -> nn.Module:
+    """The profile's net with random weights drawn from the profile's seed; the caller's random
+    state is left alone.
+    """
+    return make_net(profile.model, num_classes, profile.data.size, profile.seed)
 
 
 def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
@@ -53,25 +69,25 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
     downloads: torchvision's enum by name, or pytorchcv's weights for the zfnet_imagenet nets.
     """
     config = profile.model
-    path = profile.given_weights
-    if path is None and profile.training is None:
+    if profile.given_weights is None and profile.training is None:
         return _downloaded(config).eval()
-    state = read_weights(path or profile.weights_file)
+    path = profile.given_weights or profile.weights_file
+    state = read_weights(path)
     if config.name.startswith("zfnet") and "features.conv1.weight" not in state:
         state = from_pytorchcv(state)
     if num_classes is None:
-        biases = [
-            name for name in state if name.startswith("classifier.") and name.endswith(".bias")
-        ]
-        if not biases:
-            raise UserError(
-                f"{path or profile.weights_file} has no classifier; expected the weights of a whole"
-                f" {config.name}"
-            )
-        num_classes = state[max(biases)].numel()
-    return put_weights(
-        build_model(profile, num_classes), state, str(path or profile.weights_file)
-    ).eval()
+        num_classes = outputs(state, path, config.name)
+    return put_weights(build_model(profile, num_classes), state, str(path)).eval()
+
+
+def outputs(state: dict[str, torch.Tensor], path: Path, name: str) -> int:
+    """How many classes the net tells apart whose weights these are; ValueError where the file holds
+    no whole net.
+    """
+    biases = [key for key in state if key.startswith("classifier.") and key.endswith(".bias")]
+    if not biases:
+        raise UserError(f"{path} has no classifier; expected the weights of a whole {name}")
+    return state[max(biases)].numel()
 
 
 def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
@@ -97,29 +113,27 @@ def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def _downloaded(config) -> nn.Module:
+def _downloaded(config: ModelConfig) -> nn.Module:
     """A pretrained net from its publisher; OSError without a network becomes a FileNotFoundError
     with the cure.
     """
+    name = config.name.removesuffix("_imagenet")
     try:
-        if config.name.startswith("zfnet"):
+        if name in PYTORCHCV:
             from pytorchcv.model_provider import get_model
 
-            kind = config.name.removesuffix("_imagenet")
-            maps = (96, 256, 512, 1024, 512) if kind == "zfnetb" else (96, 256, 384, 384, 256)
-            state = from_pytorchcv(get_model(kind, pretrained=True).state_dict())
-            return put_weights(ZFNet(1000, maps=maps, lrn="before"), state, f"pytorchcv's {kind}")
+            state = from_pytorchcv(get_model(name, pretrained=True).state_dict())
+            net = ZFNet(1000, maps=PYTORCHCV[name], lrn="before")
+            return put_weights(net, state, f"pytorchcv's {name}")
         import torchvision
 
-        return torchvision.models.get_model(
-            config.name.removesuffix("_imagenet"), weights=config.weights or "IMAGENET1K_V1"
-        )
-    except ImportError:
+        return torchvision.models.get_model(name, weights=config.weights or "IMAGENET1K_V1")
+    except ImportError as error:
         raise MissingPackage(
             "the zfnet_imagenet weights come from the package pytorchcv: pip install pytorchcv"
-        ) from None
+        ) from error
     except OSError as error:
-        raise FileNotFoundError(
-            f"the weights of {config.name} could not be downloaded ({error}): connect to the"
-            " network, or set `weights:` in the profile to a local file"
-        ) from None
+        raise NotDownloaded(
+            f"the weights of {config.name} could not be downloaded ({error})",
+            "connect to the network, or set `weights:` in the profile to a local file",
+        ) from error

@@ -1,13 +1,12 @@
 """A net by name, with what its input must look like: for the command line, and for whoever has one
 photograph and one net.
 
-    net = load_net()                                  # the ZFNet that comes with this repository
-    net = load_net("vgg19")                           # published weights, downloaded once; or
-    weights="vgg19.pth"
-    net = load_net("demo")                            # a profile that is trained
-    net = load_net("weights/mine.safetensors")        # what `python -m zfnet export` wrote
-    net = load_net("my_nets:small")                   # my_nets.py, found from the current folder;
-    small() returns the net
+    net = load_net()                            # the ZFNet that comes with this repository
+    net = load_net("vgg19")                     # published weights, downloaded once
+    net = load_net("vgg19", "vgg19.pth")        # or from a local file
+    net = load_net("demo")                      # a profile that is trained
+    net = load_net("weights/mine.safetensors")  # what `python -m zfnet export` wrote
+    net = load_net("my_nets:small")             # small() of my_nets.py, from the current folder
 
 A net of one's own needs `.features`, a flat nn.Sequential, and for classes and occlusion `.avgpool`
 and `.classifier`. It may say what it takes: `.input_size` in pixels (224), `.mean` and `.std` of
@@ -30,22 +29,23 @@ from torch import nn
 from zfnet.data.images import Images, imagenet_statistics
 from zfnet.data.load import load_data, trained_input
 from zfnet.graph.stack import check_supported
-from zfnet.models.build import class_names, load_model
+from zfnet.models.build import class_names, drawn_from, load_model, outputs
 from zfnet.models.weights import put_weights, read_weights
 from zfnet.store import artefacts
 from zfnet.store.device import default_device
-from zfnet.store.errors import UserError, WrongType
+from zfnet.store.errors import NotDownloaded, UserError, WrongType
 from zfnet.store.profiles import (
-    ROOT,
     DataConfig,
     ModelConfig,
     OcclusionConfig,
     Profile,
-    load_profile,
     profile_names,
+    read_profile,
+    shipped,
 )
 
-SHIPPED = ROOT / "weights" / "zfnet_caltech101.safetensors"
+SHIPPED = shipped("weights/zfnet_caltech101.safetensors")
+LOCAL = "connect to the network, or give a local file: --weights FILE"
 WEIGHTS = (".safetensors", ".pth", ".pt")
 IMAGENET_NETS = tuple(
     name
@@ -89,14 +89,14 @@ class Net:
         labels say nothing.
         """
         return Images(
-            pixels,
-            torch.zeros(len(pixels), dtype=torch.long),
-            ("",),
-            self.size,
-            self.mean,
-            self.std,
-            self.gain,
-            names,
+            pixels=pixels,
+            labels=torch.zeros(len(pixels), dtype=torch.long),
+            classes=("",),
+            size=self.size,
+            mean=self.mean,
+            std=self.std,
+            gain=self.gain,
+            names=names,
         )
 
     def called(self, output: int) -> str:
@@ -124,7 +124,7 @@ def load_net(
     if Path(name).suffix in WEIGHTS:
         net = _exported(Path(name), weights)
     elif Path(name).suffix in (".yaml", ".yml") or name in profile_names():
-        net = _of_profile(load_profile(name), weights)
+        net = _of_profile(read_profile(name), weights)
     elif ":" in name:
         net = _own(name, weights, seed)
     elif name in IMAGENET_NETS:
@@ -158,9 +158,9 @@ def _device(name: torch.device | str | None) -> torch.device:
     default = default_device()  # which also settles the precision
     try:
         return default if name is None else torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # torch asserts that it was built with CUDA
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
         there = ["cpu"] + [f"cuda:{n}" for n in range(torch.cuda.device_count())]
-        raise UserError(f"no device {str(name)!r}: choose {' or '.join(there)}") from None
+        raise UserError(f"no device {str(name)!r}: choose {' or '.join(there)}") from error
 
 
 def _weights(path: str | Path | None) -> Path | None:
@@ -191,29 +191,25 @@ def _of_profile(profile: Profile, weights: Path | None) -> Net:
         )
     try:
         model = load_model(profile)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            str(error).replace(
-                "set `weights:` in the profile to a local file", "give a local file: --weights FILE"
-            )
-        ) from None
-    config, classes, gain = profile.data, (), profile.data.gain
+    except NotDownloaded as error:
+        raise NotDownloaded(error.what, LOCAL) from error
+    config, classes = profile.data, ()
     if config.normalise == "imagenet":
         mean, std = imagenet_statistics()
-    elif found := trained_input(profile):
-        mean, std = (torch.tensor(found[key]).view(3, 1, 1) for key in ("mean", "std"))
+    elif given := trained_input(profile):
+        mean, std = (torch.tensor(given[key]).view(3, 1, 1) for key in ("mean", "std"))
     else:
         data = load_data(profile)
         mean, std, classes = data.train.mean, data.train.std, data.classes
     return Net(
-        model,
-        profile.title,
-        config.size,
-        mean,
-        std,
-        gain,
-        _fitting(model, class_names(profile, classes)),
-        profile.occlusion,
+        model=model,
+        title=profile.title,
+        size=config.size,
+        mean=mean,
+        std=std,
+        gain=config.gain,
+        classes=_fitting(model, class_names(profile, classes)),
+        square=profile.occlusion,
     )
 
 
@@ -277,75 +273,65 @@ def _torchvision(name: str, weights: Path | None) -> Net:
     try:
         check_supported(features)
     except TypeError as error:
-        raise WrongType(f"torchvision's {name} cannot be taken apart: features.{error}") from None
+        raise WrongType(f"torchvision's {name} cannot be taken apart: features.{error}") from error
     published = models.get_model_weights(name).DEFAULT
     if weights:
         state = read_weights(weights)
-        outputs = [
-            len(tensor)
-            for key, tensor in state.items()
-            if key.startswith("classifier.") and key.endswith(".bias")
-        ]
-        if not outputs:
-            raise UserError(
-                f"{weights.name} has no classifier; expected the weights of a whole {name}"
-            )
-        model = put_weights(
-            models.get_model(name, weights=None, num_classes=outputs[-1]), state, weights.name
-        )
+        classes = outputs(state, Path(weights.name), name)
+        model = models.get_model(name, weights=None, num_classes=classes)
+        put_weights(model, state, weights.name)
     else:
         try:
             model = models.get_model(name, weights=published)
         except OSError as error:
-            raise FileNotFoundError(
-                f"the weights of {name} could not be downloaded ({error}): connect to the network,"
-                " or give a local file: --weights FILE"
-            ) from None
+            raise NotDownloaded(
+                f"the weights of {name} could not be downloaded ({error})", LOCAL
+            ) from error
     asks = published.transforms()
     mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in (asks.mean, asks.std))
     return Net(
-        model,
-        f"torchvision's {name}",
-        asks.crop_size[0],
-        mean,
-        std,
-        1.0,
-        _fitting(model, published.meta["categories"]),
+        model=model,
+        title=f"torchvision's {name}",
+        size=asks.crop_size[0],
+        mean=mean,
+        std=std,
+        classes=_fitting(model, published.meta["categories"]),
     )
 
 
 def _own(name: str, weights: Path | None, seed: int) -> Net:
     """What `module:factory` returns, the module found from the current folder as well."""
-    module, _, factory = name.partition(":")
+    where, _, factory = name.partition(":")
     try:
         sys.path.insert(0, str(Path.cwd()))
-        found = importlib.import_module(module)
+        module = importlib.import_module(where)
     except ModuleNotFoundError as error:
         raise UserError(
             f"{name!r}: no module {error.name!r} in {Path.cwd()} or among the installed packages"
-        ) from None
+        ) from error
     except Exception as error:  # whatever the user's module does
         raise UserError(
-            f"{name!r}: importing {module} failed: {type(error).__name__}: {error}"
-        ) from None
+            f"{name!r}: importing {where} failed: {type(error).__name__}: {error}"
+        ) from error
     finally:
         sys.path.remove(str(Path.cwd()))
-    make = getattr(found, factory, None)
+    make = getattr(module, factory, None)
     if not callable(make):
         names = [
-            key for key, value in vars(found).items() if callable(value) and not key.startswith("_")
+            key
+            for key, value in vars(module).items()
+            if callable(value) and not key.startswith("_")
         ]
         raise UserError(
-            f"{name!r}: {module} has no callable {factory!r}; it has {', '.join(names) or 'none'}"
+            f"{name!r}: {where} has no callable {factory!r}; it has {', '.join(names) or 'none'}"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_from(seed):
         try:
             model = make()
         except Exception as error:  # whatever the user's code does
             raise UserError(
                 f"{name!r}: {factory}() failed: {type(error).__name__}: {error}"
-            ) from None
+            ) from error
     if not isinstance(getattr(model, "features", None), nn.Sequential):
         raise WrongType(
             f"{name!r}: expected an nn.Module with a flat nn.Sequential as .features, got"
@@ -364,7 +350,14 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
         torch.tensor(getattr(model, key)).view(-1, 1, 1) * 255.0 if hasattr(model, key) else other
         for key, other in (("mean", mean), ("std", std))
     )
-    return Net(model, name, size, mean, std, 1.0, _fitting(model, getattr(model, "classes", ())))
+    return Net(
+        model=model,
+        title=name,
+        size=size,
+        mean=mean,
+        std=std,
+        classes=_fitting(model, getattr(model, "classes", ())),
+    )
 
 
 @torch.no_grad()
@@ -377,7 +370,7 @@ def _check_fit(model: nn.Module, name: str, size: int) -> None:
         raise UserError(
             f"{name!r} does not take images of 3 x {size} x {size} ({str(error).splitlines()[0]});"
             " say what it takes by .input_size, or --input-size"
-        ) from None
+        ) from error
 
 
 def _fitting(model: nn.Module, classes: typing.Sequence[str]) -> tuple[str, ...]:

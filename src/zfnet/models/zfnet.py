@@ -16,11 +16,7 @@ from zfnet.store.errors import UserError
 
 # per convolution: kernel, stride, padding; and after which of the five a pool follows
 _ZFNET = ((7, 2, 1), (5, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1))
-
-
 _ALEXNET = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
-
-
 _POOLED = (1, 2, 5)
 
 
@@ -47,6 +43,7 @@ class _Net(nn.Module):
         if init not in ("kaiming", "paper"):
             raise UserError(f"init = {init!r}: choose 'kaiming' or 'paper'")
         layers: OrderedDict[str, nn.Module] = OrderedDict()
+        # features: a convolution, its ReLU, and perhaps a pool with its normalisation
         channels = 3
         for n, (width, (kernel, stride, padding)) in enumerate(
             zip(maps, geometry, strict=True), start=1
