@@ -1,6 +1,4 @@
-"""`python -m zfnet explain | occlude | top9`: pictures of one's own images and nets, from the
-command line.
-"""
+"""`zfnet explain | occlude | top9`: pictures of one's own images and nets."""
 
 from __future__ import annotations
 
@@ -18,162 +16,84 @@ MODEL = """\
 --model, one of
   (nothing)                the ZFNet trained on Caltech-101 that comes with this repository
   vgg19, vgg16, alexnet, zfnet_imagenet
-                           ImageNet's 1,000 classes; the weights are downloaded once, or given: --weights FILE
+                           ImageNet's 1,000 classes; the weights are downloaded once, or given:
+                           --weights FILE
   vgg11, vgg13_bn, ...     any net of torchvision that is a flat stack
   demo, caltech101, ...    a profile of this project that is trained here; or a profile's .yaml file
-  weights/mine.safetensors what `python -m zfnet export` wrote
-  my_nets:small            your own: small() in my_nets.py returns a net with .features, .avgpool and .classifier. Its input is taken to be of
-                           224 pixels, normalised as for ImageNet, unless it says otherwise: .input_size, .mean, .std (of pixels in 0..1), .classes
+  weights/mine.safetensors what `zfnet export` wrote
+  my_nets:small            your own: small() in my_nets.py returns a net with .features, .avgpool
+                           and .classifier. Its input is taken to be of 224 pixels, normalised as
+                           for ImageNet, unless it says otherwise: .input_size, .mean, .std (of
+                           pixels in 0..1), .classes
 """
 EXAMPLES = {
-    "explain": (
-        """\
+    "explain": """\
 examples
-  python -m zfnet explain cat.jpg                             the strongest map of each layer
-  python -m zfnet explain cat.jpg --layer 5 --top 4           the four strongest maps of layer 5
-  python -m zfnet explain cat.jpg --layer 3 --channel 17 --out map17.png
-  python -m zfnet explain cat.jpg --model vgg19 --layer 4 --weights vgg19.pth
-  python -m zfnet explain cat.jpg --model my_nets:small --layer features.6
-"""
-    ),
-    "occlude": (
-        """\
+  zfnet explain cat.jpg                             the strongest map of each layer
+  zfnet explain cat.jpg --layer 5 --top 4           the four strongest maps of layer 5
+  zfnet explain cat.jpg --layer 3 --channel 17 --out map17.png
+  zfnet explain cat.jpg --model vgg19 --layer 4 --weights vgg19.pth
+  zfnet explain cat.jpg --model my_nets:small --layer features.6
+""",
+    "occlude": """\
 examples
-  python -m zfnet occlude cat.jpg                             how sure the net stays of its own first guess
-  python -m zfnet occlude cat.jpg --target wild_cat --size 24 --stride 4
-  python -m zfnet occlude cat.jpg --model vgg19 --target "tiger cat"
-"""
-    ),
-    "top9": (
-        """\
+  zfnet occlude cat.jpg                             how sure the net stays of its own first guess
+  zfnet occlude cat.jpg --target wild_cat --size 24 --stride 4
+  zfnet occlude cat.jpg --model vgg19 --target "tiger cat"
+""",
+    "top9": """\
 examples
-  python -m zfnet top9 holiday/                               16 maps of layer 5, each with its nine strongest images
-  python -m zfnet top9 holiday/ --layer 3 --maps 9 --seed 4   nine other maps, of layer 3
-  python -m zfnet top9 holiday/ --channel 17 --top 25         one map, 25 images
-  python -m zfnet top9 holiday/ --model vgg19 --table top9.csv
-"""
-    ),
+  zfnet top9 holiday/                               16 maps of layer 5, each with its nine images
+  zfnet top9 holiday/ --layer 3 --maps 9 --seed 4   nine other maps, of layer 3
+  zfnet top9 holiday/ --channel 17 --top 25         one map, 25 images
+  zfnet top9 holiday/ --model vgg19 --table top9.csv
+""",
 }
 FORMATS = ("png", "jpg", "pdf", "svg")
 
 
-def add(verbs) -> None:
+def add_verbs(verbs) -> None:
     """Add the three verbs to an argument parser's subparsers."""
-    made = {}
-    for verb, what, text in (
-        (
-            "explain",
-            "photo",
-            (
-                "what in a photograph made the net's maps fire: the strongest ones, projected down"
-                " to pixels"
-            ),
-        ),
-        (
-            "occlude",
-            "photo",
-            "slide a grey square over a photograph and watch the net: what does it look at?",
-        ),
-        ("top9", "folder", "the images of a folder that excite a map most, and their projections"),
-    ):
-        made[verb] = one = verbs.add_parser(
-            verb,
-            help=text,
-            description=text[0].upper() + text[1:] + ".",
-            epilog=EXAMPLES[verb] + "\n" + MODEL,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        one.add_argument(
-            what,
-            help=(
-                "an image file"
-                if what == "photo"
-                else "a folder of images; folders in it are searched too"
-            ),
-        )
-        one.add_argument("--model", metavar="NET", help="which net, see below")
-        one.add_argument(
-            "--weights", metavar="FILE", help="a local .safetensors or .pth file for it"
-        )
-        layer = {
-            "explain": "default: one row for each",
-            "occlude": "of the map that is followed; default: 5, or the last",
-            "top9": "default: 5, or the last",
-        }
-        one.add_argument(
-            "--layer",
-            metavar="L",
-            help=f"the paper's number, or the layer's name in the net; {layer[verb]}",
-        )
-        one.add_argument(
-            "--channel",
-            type=int,
-            metavar="C",
-            help="one map; default: "
-            + (
-                "a random draw of those that fire"
-                if verb == "top9"
-                else "the strongest, by its total activity"
-            ),
-        )
-        one.add_argument(
-            "--input-size",
-            type=_count,
-            metavar="PX",
-            help="side of the net's input; default: what it was trained with",
-        )
-        one.add_argument(
-            "--device",
-            metavar="D",
-            help="cpu, cuda, cuda:1, ...; default: the GPU where there is one",
-        )
-        one.add_argument(
-            "--seed",
-            type=int,
-            default=0,
-            metavar="N",
-            help="of whatever is random: the maps that are drawn, the weights of an untrained net",
-        )
-        one.add_argument(
-            "--out",
-            type=Path,
-            metavar="FILE",
-            help=(
-                f"the picture to write, {', '.join(FORMATS)}; one that is there is replaced;"
-                f" default: {'FOLDER' if what == 'folder' else 'PHOTO'}_{verb}.png in the current"
-                " folder"
-            ),
-        )
-    made["explain"].add_argument(
-        "--top", type=_count, metavar="K", help="how many maps, the strongest first; default: 1"
+    photo, strongest = "an image file", "the strongest, by its total activity"
+    explain = _add_verb(
+        verbs,
+        "explain",
+        "what in a photograph made the net's maps fire: the strongest ones, projected down to"
+        " pixels",
+        source=("photo", photo),
+        layer="default: one row for each",
+        channel=strongest,
     )
-    made["occlude"].add_argument(
+    _add_number(explain, "--top", "K", "how many maps, the strongest first; default: 1")
+    occlude = _add_verb(
+        verbs,
+        "occlude",
+        "slide a grey square over a photograph and watch the net: what does it look at?",
+        source=("photo", photo),
+        layer="of the map that is followed; default: 5, or the last",
+        channel=strongest,
+    )
+    occlude.add_argument(
         "--target",
         metavar="CLASS",
         help="number or name of the class to follow; default: the most probable one",
     )
-    made["occlude"].add_argument(
-        "--size",
-        type=_count,
-        metavar="PX",
-        help="side of the square; default: a quarter of the image, or the profile's",
+    side = "side of the square; default: a quarter of the image, or the profile's"
+    _add_number(occlude, "--size", "PX", side)
+    step = "how far it moves at a time; default: a sixteenth, or the profile's"
+    _add_number(occlude, "--stride", "PX", step)
+    top9 = _add_verb(
+        verbs,
+        "top9",
+        "the images of a folder that excite a map most, and their projections",
+        source=("folder", "a folder of images; folders in it are searched too"),
+        layer="default: 5, or the last",
+        channel="a random draw of those that fire",
     )
-    made["occlude"].add_argument(
-        "--stride",
-        type=_count,
-        metavar="PX",
-        help="how far it moves at a time; default: a sixteenth, or the profile's",
-    )
-    made["top9"].add_argument(
-        "--top",
-        type=_count,
-        metavar="K",
-        help="how many images for each map; default: 9, or as many as there are",
-    )
-    made["top9"].add_argument(
-        "--maps", type=_count, default=16, metavar="M", help="how many maps; default: 16"
-    )
-    made["top9"].add_argument(
+    images = "how many images for each map; default: 9, or as many as there are"
+    _add_number(top9, "--top", "K", images)
+    _add_number(top9, "--maps", "M", "how many maps; default: 16", default=16)
+    top9.add_argument(
         "--table",
         type=Path,
         metavar="FILE",
@@ -181,8 +101,62 @@ def add(verbs) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Do what the parsed arguments say; ValueError, TypeError or OSError in one line each."""
+def _add_verb(
+    verbs, verb: str, text: str, source: tuple[str, str], layer: str, channel: str
+) -> argparse.ArgumentParser:
+    """One verb with what all three take; source: what it looks at, and what that is."""
+    one = verbs.add_parser(
+        verb,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=EXAMPLES[verb] + "\n" + MODEL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one.add_argument(source[0], help=source[1])
+    one.add_argument("--model", metavar="NET", help="which net, see below")
+    one.add_argument("--weights", metavar="FILE", help="a local .safetensors or .pth file for it")
+    one.add_argument(
+        "--layer",
+        metavar="L",
+        help=f"the paper's number, or the layer's name in the net; {layer}",
+    )
+    one.add_argument("--channel", type=int, metavar="C", help=f"one map; default: {channel}")
+    side = "side of the net's input; default: what it was trained with"
+    _add_number(one, "--input-size", "PX", side)
+    one.add_argument(
+        "--device",
+        metavar="D",
+        help="cpu, cuda, cuda:1, ...; default: the GPU where there is one",
+    )
+    one.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of whatever is random: the maps that are drawn, the weights of an untrained net",
+    )
+    one.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help=(
+            f"the picture to write, {', '.join(FORMATS)}; one that is there is replaced; default:"
+            f" {source[0].upper()}_{verb}.png in the current folder"
+        ),
+    )
+    return one
+
+
+def _add_number(
+    parser: argparse.ArgumentParser, name: str, unit: str, text: str, default: int | None = None
+) -> None:
+    parser.add_argument(name, type=_count, metavar=unit, help=text, default=default)
+
+
+def draw(arguments: argparse.Namespace) -> None:
+    """Draw and write what the parsed arguments say; UserError or OSError, in one line, where that
+    cannot be done.
+    """
     source = Path(arguments.photo if "photo" in arguments else arguments.folder)
     out = arguments.out or Path(f"{source.resolve().stem}_{arguments.verb}.png")
     _check_source(source, "photo" in arguments)
@@ -192,23 +166,23 @@ def run(arguments: argparse.Namespace) -> None:
     import matplotlib
 
     matplotlib.use("agg")
+    from zfnet import plots
     from zfnet.models.named import load_net
 
     net = load_net(
         arguments.model, arguments.weights, arguments.input_size, arguments.device, arguments.seed
     )
-    figure = {"explain": _explain, "occlude": _occlude, "top9": _top9}[arguments.verb](
-        net, source, arguments
-    )
-    from zfnet.plots.saving import write_figure
-
+    figures = {"explain": _explained, "occlude": _occluded, "top9": _strongest_images}
+    figure = figures[arguments.verb](net, source, arguments)
     try:
-        write_figure(figure, out)
+        plots.write_figure(figure, out)
     except OSError as error:  # a full disk, a folder that only looks writable
-        raise PermissionError(
-            f"{out} cannot be written ({error.strerror}); choose another file: --out FILE"
-        ) from None
+        raise _unwritable(out, f" ({error.strerror})") from error
     print(out)
+
+
+def _unwritable(out: Path, reason: str = "") -> PermissionError:
+    return PermissionError(f"{out} cannot be written{reason}; choose another file: --out FILE")
 
 
 def _count(text: str) -> int:
@@ -221,14 +195,11 @@ def _check_source(source: Path, photo: bool) -> None:
     """What is missing is said before a net is loaded."""
     if not source.exists():
         raise FileNotFoundError(f"no {'file' if photo else 'folder'} {source}")
-    if source.is_dir() == photo:
+    if photo and source.is_dir():
+        raise UserError(f"{source} is a folder", "`zfnet top9` takes one, this takes an image")
+    if not photo and not source.is_dir():
         raise UserError(
-            f"{source} is a folder: `python -m zfnet top9` takes one, this takes an image"
-            if photo
-            else (
-                f"{source} is a file: top9 takes a folder of images; `python -m zfnet explain`"
-                " takes one image"
-            )
+            f"{source} is a file", "top9 takes a folder of images; `zfnet explain` takes one image"
         )
 
 
@@ -247,7 +218,7 @@ def _check_out(out: Path, source: Path, formats: tuple[str, ...]) -> None:
         or not os.access(out if out.exists() else folder, os.W_OK)
         or not os.access(folder, os.W_OK)
     ):
-        raise PermissionError(f"{out} cannot be written; choose another file: --out FILE")
+        raise _unwritable(out)
     if out.exists() and source.exists() and out.samefile(source):
         raise UserError(f"{out} is the image itself; choose another file: --out FILE")
     if (
@@ -262,12 +233,13 @@ def _check_out(out: Path, source: Path, formats: tuple[str, ...]) -> None:
 
 
 def _guess(net, image) -> str:
+    """The three most probable classes, as far as they have any probability."""
     from zfnet.methods.explain import probabilities
 
-    found = probabilities(net, image)
-    if found is None:
+    each = probabilities(net, image)
+    if each is None:
         return "no classifier"
-    best = found.topk(min(3, len(found)))
+    best = each.topk(min(3, len(each)))
     return ", ".join(
         f"{net.called(int(label))} {value:.2f}"
         for value, label in zip(best.values.tolist(), best.indices, strict=True)
@@ -275,7 +247,7 @@ def _guess(net, image) -> str:
     )
 
 
-def _explain(net, path: Path, arguments):
+def _explained(net, path: Path, arguments):
     from zfnet import plots
     from zfnet.graph.layers import paper_layers
     from zfnet.methods.explain import explain, layer_name, read_photos
@@ -292,24 +264,24 @@ def _explain(net, path: Path, arguments):
     photo = read_photos([path], net)
     image = photo.batch([0])[0]
     channels = arguments.top or 1 if arguments.channel is None else [arguments.channel]
-    found = [one for name in names for one in explain(net.features, image, name, channels)]
+    explained = [one for name in names for one in explain(net.features, image, name, channels)]
     numbers = {name: f"layer {number} ({name})" for number, name in layers.items()}
     guess = _guess(net, image)
     print(f"{path.name}, {net.title}: {guess}")
-    for one in found:
+    for one in explained:
         top, left, bottom, right = one.box
         print(
             f"{numbers.get(one.layer, one.layer)}, map {one.channel}: total activity"
             f" {one.total:.4g}; strongest unit ({one.unit[0]}, {one.unit[1]}), activation"
             f" {one.value:.4g}, sees rows {top} to {bottom - 1}, columns {left} to {right - 1}"
         )
-    rows = [numbers.get(one.layer, one.layer).replace(" (", "\n(") for one in found]
+    rows = [numbers.get(one.layer, one.layer).replace(" (", "\n(") for one in explained]
     return plots.explained_figure(
-        plots.to_rgb(photo.pictures([0]))[0], found, rows, f"{path.name}, {net.title}: {guess}"
+        plots.to_rgb(photo.pictures([0]))[0], explained, rows, f"{path.name}, {net.title}: {guess}"
     )
 
 
-def _occlude(net, path: Path, arguments):
+def _occluded(net, path: Path, arguments):
     from zfnet import plots
     from zfnet.methods.explain import explain, layer_name, probabilities, read_photos, target_class
     from zfnet.methods.occlusion import occlude
@@ -329,28 +301,30 @@ def _occlude(net, path: Path, arguments):
     )
     layer = None if arguments.layer is None else layer_name(net.features, arguments.layer)
     size, stride = arguments.size or net.square.size, arguments.stride or net.square.stride
-    found = occlude(net.model, image, target, size, stride, layer=layer, channel=arguments.channel)
-    (own,) = explain(net.features, image, found.layer, [found.channel])
-    lowest = divmod(int(found.probability.argmin()), found.probability.shape[1])
+    occlusion = occlude(
+        net.model, image, target, size, stride, layer=layer, channel=arguments.channel
+    )
+    (own,) = explain(net.features, image, occlusion.layer, [occlusion.channel])
+    lowest = divmod(int(occlusion.probability.argmin()), occlusion.probability.shape[1])
     names = [net.called(output) for output in range(len(clean))]
     print(f"{path.name}, {net.title}: {_guess(net, image)}")
     print(
-        f"{names[target]}: {found.clean_probability:.3f} without the square;"
-        f" {found.probability[lowest]:.3f} at the lowest, the square's corner at row"
-        f" {int(found.tops[lowest[0]])}, column {int(found.lefts[lowest[1]])}, where the first"
-        f" guess is {names[int(found.label[lowest])]}"
+        f"{names[target]}: {occlusion.clean_probability:.3f} without the square;"
+        f" {occlusion.probability[lowest]:.3f} at the lowest, the square's corner at row"
+        f" {int(occlusion.tops[lowest[0]])}, column {int(occlusion.lefts[lowest[1]])}, where the"
+        f" first guess is {names[int(occlusion.label[lowest])]}"
     )
-    activity = found.activity.flatten()
+    activity = occlusion.activity.flatten()
     print(
-        f"map {found.channel} of {found.layer}: total activity {found.clean_activity:.4g} without"
-        f" the square, {activity.min():.4g} at the lowest"
+        f"map {occlusion.channel} of {occlusion.layer}: total activity"
+        f" {occlusion.clean_activity:.4g} without the square, {activity.min():.4g} at the lowest"
     )
     return plots.occluded_figure(
-        photo, found, own, names, f"{path.name}, {net.title}: what does the net look at?"
+        photo, occlusion, own, names, f"{path.name}, {net.title}: what does the net look at?"
     )
 
 
-def _top9(net, folder: Path, arguments):
+def _strongest_images(net, folder: Path, arguments):
     import torch
 
     from zfnet import plots
@@ -388,11 +362,8 @@ def _top9(net, folder: Path, arguments):
         f" {len(top.value)} maps fire"
     )
     for channel in channels.tolist():
-        row, col, fires = (
-            int(top.row[channel, 0]),
-            int(top.col[channel, 0]),
-            int((top.value[channel] > 0).sum()),
-        )
+        row, col = int(top.row[channel, 0]), int(top.col[channel, 0])
+        fires = int((top.value[channel] > 0).sum())
         print(
             f"map {channel}: {top.value[channel, 0]:.4g} in"
             f" {images.names[int(top.image[channel, 0])]}, unit ({row}, {col}); fires in {fires} of"
@@ -422,11 +393,8 @@ def _write_table(path: Path, top, names) -> None:
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["map", "rank", "activation", "image", "row", "col"])
-        for channel, tables in enumerate(
-            zip(
-                *(table.tolist() for table in (top.value, top.image, top.row, top.col)), strict=True
-            )
-        ):
-            for rank, (value, image, row, col) in enumerate(zip(*tables, strict=True), start=1):
+        tables = (table.tolist() for table in (top.value, top.image, top.row, top.col))
+        for channel, ranked in enumerate(zip(*tables, strict=True)):
+            for rank, (value, image, row, col) in enumerate(zip(*ranked, strict=True), start=1):
                 writer.writerow([channel, rank, value, names[image], row, col])
     print(path)

@@ -7,7 +7,6 @@ fit.
 """
 
 from __future__ import annotations
-from zfnet.store.errors import UserError
 
 import io
 import os
@@ -19,6 +18,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
+
+from zfnet.store.errors import UserError, WorkerKilled, one_line, typed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 # whatever the name says; PostScript, say, would start another program
@@ -64,7 +65,7 @@ class Files:
             name = self.entries[index][0]
             try:
                 row.copy_(read_image(self.root / name, self.side))
-            except ValueError as error:
+            except UserError as error:
                 broken[index] = f"{name} ({error})"
         return pixels, broken
 
@@ -86,7 +87,7 @@ def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
     """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`,
     centre crop.
 
-    Raises ValueError, with the reason in a line, if it is unreadable or nobody knows which value of
+    Raises UserError, with the reason in a line, if it is unreadable or nobody knows which value of
     its pixels is white.
     """
     Image.init()  # knows its formats only then
@@ -97,7 +98,7 @@ def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
                 np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
             ).permute(2, 0, 1)
     except Exception as error:  # decoders raise nearly everything
-        raise UserError(" ".join(str(error).split())[:200] or type(error).__name__) from None
+        raise UserError(one_line(error)) from error
 
 
 def _rgb(image: Image.Image, kind: str) -> Image.Image:
@@ -150,17 +151,11 @@ class _Reader(torch.utils.data.Dataset):
         return self.read(self.parts[n])
 
 
-KILLED = (
-    "a process that decodes images was killed: most likely memory, or /dev/shm, ran out. The same"
-    " command goes on"
-)
-
-
 def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -> Iterator:
     """use(part, read(part)) for each part in order, read ahead by as many processes as there are
     cores for each process of a run, up to eight.
 
-    A process that dies is an OSError, from `use`, too: PyTorch's signal may strike there.
+    A process that dies is WorkerKilled, from `use`, too: PyTorch's signal may strike there.
     """
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -182,9 +177,9 @@ def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -
         return
     # a dead process is seen by its signal, or by its socket before that
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
-        if isinstance(error, RuntimeError) and "worker" not in str(error):
+        if isinstance(error, RuntimeError) and not isinstance(typed(error), WorkerKilled):
             raise
-    raise OSError(KILLED)  # out here the loader is gone with its error: no signal can follow
+    raise WorkerKilled  # out here the loader is gone with its error: no signal can follow
 
 
 def read_ahead(

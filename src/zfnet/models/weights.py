@@ -38,8 +38,8 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
     """A state dict from a .safetensors file, or from a .pth/.pt file with `weights_only=True`, so
     that no code in it runs.
 
-    Raises FileNotFoundError, or ValueError for a file that is not a state dict or holds values that
-    are not finite.
+    Raises FileNotFoundError, Damaged for a .safetensors file that is not whole, and UserError for a
+    file that is not a state dict or holds values that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,24 +47,18 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
             f"no weights at {path}: train first (`make train PROFILE=…`), or set `weights:` in the"
             " profile"
         )
-    try:
-        state = (
-            artefacts.load_tensors(path)[0]
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except PermissionError:
-        raise
-    except Exception as error:
-        if "checksum" in str(error):
+    if path.suffix == ".safetensors":
+        state = artefacts.load_tensors(path)[0]
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except PermissionError:
             raise
-        reason = (
-            str(error).partition(" file (")[2].partition("): delete")[0] or type(error).__name__
-        )
-        raise UserError(
-            f"{path} cannot be read as weights ({reason}): expected a state dict, safetensors or"
-            " .pth"
-        ) from None
+        except Exception as error:  # torch raises nearly everything
+            raise UserError(
+                f"{path} cannot be read as weights ({type(error).__name__})",
+                "expected a state dict, safetensors or .pth",
+            ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if (
@@ -92,7 +86,7 @@ def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
 
 
 def put_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> nn.Module:
-    """Load a state dict whole; ValueError names what is missing, extra or misshapen."""
+    """Load a state dict whole; UserError names what is missing, extra or misshapen."""
     own = model.state_dict()
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]

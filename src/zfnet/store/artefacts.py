@@ -29,7 +29,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from zfnet.store.errors import UserError, WrongType
+from zfnet.store.errors import Damaged, one_line
 from zfnet.store.keys import Tensors
 
 CURES = {
@@ -53,18 +53,21 @@ def atomic(path: Path | str, sync: bool = True) -> Iterator[Path]:
     there stays. `sync`: whether it must outlive a power cut.
     """
     path = Path(path)
-    # a folder: libraries put temporary files of their own beside ours
+    # a folder of this process: libraries put temporary files of their own beside ours
     folder = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
+        # the caller writes all of it
         yield folder / path.name
+        # on the disk before it gets its name, or a power cut could leave that on an empty file
         if sync:
             with open(folder / path.name, "rb+") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
+                os.fsync(file.fileno())
+        # one step of the system: whoever opens `path` finds the old file or the new one
         os.replace(folder / path.name, path)
     except (OSError, SafetensorError) as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,9 +97,9 @@ def _alive(pid: int) -> bool:
 
 def _unwritable(path: Path, error: Exception) -> OSError:
     """The one line for a disk that is full or a folder that may not be written to."""
-    code = getattr(error, "errno", None) or int(
-        (re.findall(r"os error (\d+)", str(error)) or [0])[0]
-    )
+    # safetensors tells the system's number in its words alone
+    said = re.search(r"os error (\d+)", str(error))
+    code = getattr(error, "errno", None) or (int(said[1]) if said else 0)
     kept = (
         "the file that was there is untouched" if os.path.lexists(path) else "nothing was written"
     )
@@ -139,49 +142,44 @@ def save_tensors(path: Path | str, tensors: Tensors, meta: dict[str, object]) ->
 
 
 def _open(path: Path | str, read: bool) -> tuple[Tensors, dict, str | None]:
-    """Tensors (none unless `read`), meta and checksum of a safetensors file; ValueError when it is
+    """Tensors (none unless `read`), meta and checksum of a safetensors file; Damaged where it is
     not a readable one.
     """
     try:
         with safe_open(path, framework="pt") as file:
             meta = json.loads((file.metadata() or {}).get("zfnet", "{}"))
-            if not isinstance(meta, dict):
-                raise WrongType(f"its header holds a {type(meta).__name__}")
-            kind, crc = meta.pop("checksum", None), meta.pop("crc32", None)
-            # said twice, so that no flipped bit makes it a file without a checksum
-            if (kind, crc) != (None, None) and (kind != "crc32" or crc is None):
-                raise UserError("its header is damaged")
-            return {name: file.get_tensor(name) for name in file.keys()} if read else {}, meta, crc
-    except FileNotFoundError:
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if read else {}  # noqa: SIM118
+    except FileNotFoundError as error:
         if Path(path).exists():  # safetensors takes one for the other
-            raise PermissionError(f"{path} may not be read: its owner has to allow it") from None
+            raise PermissionError(f"{path} may not be read: its owner has to allow it") from error
         raise
-    except Exception as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file ({' '.join(str(error).split())[:200]}):"
-            " delete it to have it made again"
-        ) from None
+    except Exception as error:  # safetensors and json raise nearly everything
+        raise Damaged(path, one_line(error)) from error
+    if not isinstance(meta, dict):
+        raise Damaged(path, f"its header holds a {type(meta).__name__}")
+    kind, crc = meta.pop("checksum", None), meta.pop("crc32", None)
+    # said twice, so that no flipped bit makes it a file without a checksum
+    if (kind, crc) != (None, None) and (kind != "crc32" or crc is None):
+        raise Damaged(path, "its header's checksum is gone")
+    return tensors, meta, crc
 
 
 def read_meta(path: Path | str) -> dict:
     """The `meta` that `save_tensors` wrote; {} for a safetensors file from elsewhere.
 
-    Raises ValueError when the file is not a readable safetensors file. The tensors are not read:
+    Raises Damaged when the file is not a readable safetensors file. The tensors are not read:
     `load_tensors` finds damage there.
     """
     return _open(path, read=False)[1]
 
 
 def load_tensors(path: Path | str) -> tuple[Tensors, dict]:
-    """Tensors and `meta` of a safetensors file; ValueError when it is damaged. A file from
-    elsewhere has no checksum and is taken as it is.
+    """Tensors and `meta` of a safetensors file; Damaged when it is. A file from elsewhere has no
+    checksum and is taken as it is.
     """
     tensors, meta, crc = _open(path, read=True)
     if crc is not None and crc != _checksum(tensors, meta):
-        raise UserError(
-            f"{path} is damaged, its contents do not match their checksum: delete it to have it"
-            " made again, or fetch it again"
-        )
+        raise Damaged(path, "its contents do not match their checksum")
     return tensors, meta
 
 
@@ -192,15 +190,14 @@ def found(path: Path | str, key: str, warn: bool = True) -> tuple[Tensors, dict]
     _sweep(Path(path).parent)
     try:
         if read_meta(path).get("key") == key:
+            # again from the tensors' own read: the file may have been replaced in between
             tensors, meta = load_tensors(path)
             return (tensors, meta) if meta.get("key") == key else None
     except FileNotFoundError:
         pass
-    except ValueError as error:
+    except Damaged as error:
         if warn:
-            warnings.warn(
-                f"{str(error).partition(': delete it')[0]}: it is made again", stacklevel=3
-            )
+            warnings.warn(f"{error.what}: it is made again", stacklevel=3)
     return None
 
 
@@ -215,7 +212,7 @@ def locked(path: Path | str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error) from error
     try:
         yield
     finally:
@@ -231,10 +228,11 @@ def artefact(
     A lock beside the file lets two processes that want the same artefact build it once. A damaged
     file is named in a warning and rebuilt.
     """
-    # needs no lock, so that folders without write permission can be read
+    # without the lock first, so that folders without write permission can be read
     if there := found(path, key, warn=False):
         return there
     with locked(path):
+        # again under the lock: another process may have built it while this one waited
         if there := found(path, key):
             return there
         tensors, meta = build()
@@ -246,36 +244,40 @@ def save_state(path: Path | str, state: dict) -> None:
     """`torch.save`, atomically; the state that was there before stays beside it as
     <stem>-previous<suffix>. Raises OSError, in one line.
     """
-    path = Path(path)
-    with atomic(path, sync=False) as temporary:  # the one before it is older than any disk's cache
+    path, previous = _states(path)
+    # not synced: after a power cut the state before it serves, older than any disk's cache
+    with atomic(path, sync=False) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError:  # torch does not say why
-            raise OSError("torch could not write all of it; is the disk full?") from None
+        except RuntimeError as error:  # torch does not say why
+            raise OSError("torch could not write all of it; is the disk full?") from error
+        # the new one is whole: the last one makes room, and a kill right here loses neither
         if path.exists():
-            os.replace(path, path.with_stem(f"{path.stem}-previous"))
+            os.replace(path, previous)
+
+
+def _states(path: Path | str) -> tuple[Path, Path]:
+    """Where the last state is, and the one before."""
+    path = Path(path)
+    return path, path.with_stem(f"{path.stem}-previous")
 
 
 def load_state(path: Path | str, key: str, device: torch.device) -> dict | None:
     """What `save_state` wrote last, on `device`, if its "key" is `key`; the state before it where
     that is damaged, which a warning names; else None.
     """
-    path = Path(path)
-    for one in (path, path.with_stem(f"{path.stem}-previous")):
-        if not one.exists():
-            continue
+    for one in filter(Path.exists, _states(path)):
         try:
             with zipfile.ZipFile(one) as whole:  # torch writes checksums and does not read them
                 if broken := whole.testzip():
-                    raise UserError(f"{broken} does not match its checksum")
+                    raise zipfile.BadZipFile(f"{broken} does not match its checksum")
             state = torch.load(one, map_location=device, weights_only=True)
             if state["key"] == key:
                 return state
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
+        except Exception as error:  # a damaged file makes torch raise nearly everything
             warnings.warn(
-                f"{one} is damaged ({reason}) and is left out: training goes on from an earlier"
-                " state, or from the beginning",
+                f"{one} is damaged ({one_line(error)}) and is left out: training goes on from an"
+                " earlier state, or from the beginning",
                 stacklevel=3,
             )
     return None
@@ -283,8 +285,7 @@ def load_state(path: Path | str, key: str, device: torch.device) -> dict | None:
 
 def remove_state(path: Path | str, key: str | None = None) -> None:
     """Remove what `save_state` wrote; with `key`, only what was made from it."""
-    path = Path(path)
-    for one in (path, path.with_stem(f"{path.stem}-previous")):
+    for one in _states(path):
         # no such file, one that is damaged, a read-only folder
         with contextlib.suppress(Exception):
             if (

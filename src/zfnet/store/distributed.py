@@ -19,15 +19,15 @@ import torch.distributed as dist
 from torch import nn
 
 from zfnet.store import artefacts
-from zfnet.store.errors import UserError
+from zfnet.store.errors import ProcessLost, UserError, typed
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Join the processes that torchrun started; nothing when it did not.
 
-    Raises ValueError where there are more processes than GPUs, and ConnectionError where another
-    process is lost.
+    Raises UserError where there are more processes than GPUs, and ProcessLost where another process
+    is lost.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
@@ -36,8 +36,8 @@ def together() -> Iterator[None]:
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
             raise UserError(
-                f"{os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs: start one process"
-                f" for each (NPROC={gpus})"
+                f"{os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs",
+                f"start one process for each (NPROC={gpus})",
             )
         torch.cuda.set_device(local)
     try:
@@ -45,13 +45,8 @@ def together() -> Iterator[None]:
         yield
         dist.barrier()
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(
-            word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection")
-        ):
-            raise ConnectionError(
-                "another process of this run was lost; the same command goes on from the last"
-                " finished epoch"
-            ) from error
+        if isinstance(lost := typed(error), ProcessLost):
+            raise lost from error
         raise
     finally:
         if dist.is_initialized():
@@ -73,14 +68,14 @@ def from_first(find: Callable[[], object]):
     """What `find()` gives in the first process, in all of them; only the first calls it."""
     if share()[1] == 1:
         return find()
-    found = [None]
+    sent = [None]
     if is_first():
         try:
-            found = [(find(), None)]
+            sent = [(find(), None)]
         except Exception as error:  # or the others would wait for ever
-            found = [(None, error)]
-    dist.broadcast_object_list(found)
-    result, error = found[0]
+            sent = [(None, error)]
+    dist.broadcast_object_list(sent)
+    result, error = sent[0]
     if error is not None:
         raise error
     return result
@@ -88,12 +83,12 @@ def from_first(find: Callable[[], object]):
 
 def gathered(own) -> list:
     """What each process gives, in the order of their ranks, in all of them."""
-    rank, processes = share()
+    processes = share()[1]
     if processes == 1:
         return [own]
-    found = [None] * processes
-    dist.all_gather_object(found, own)
-    return found
+    given = [None] * processes
+    dist.all_gather_object(given, own)
+    return given
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
@@ -126,12 +121,11 @@ def averaged(
 def artefact(
     path: Path, key: str, build: Callable[[], tuple[artefacts.Tensors, dict]]
 ) -> tuple[artefacts.Tensors, dict]:
-    """`provenance.artefact`, where all processes take part in `build()` and the first writes; all
+    """`artefacts.artefact`, where all processes take part in `build()` and the first writes; all
     get the same.
     """
     if share()[1] == 1:
         return artefacts.artefact(path, key, build)
-
     kept = from_first(lambda: artefacts.found(path, key))
     if kept is None:
         tensors, meta = build()

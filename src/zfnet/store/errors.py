@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 
 class UserError(ValueError):
     """Something given cannot be used: `what` names the value, `cure` says what to do instead."""
 
     def __init__(self, what: str, cure: str = ""):
         super().__init__(f"{what}: {cure}" if cure else what)
+        self.what, self.cure = what, cure
 
 
 class WrongType(UserError, TypeError):
@@ -28,10 +31,16 @@ class Damaged(UserError):
     """A file that is not what it was when it was written; `path` and `reason` apart."""
 
     def __init__(
-        self, path: Path | str, reason: str, cure: str = "delete it to have it made again"
+        self,
+        path: Path | str,
+        reason: str,
+        cure: str = "delete it to have it made again, or fetch it again",
     ):
         super().__init__(f"{path} is damaged ({reason})", cure)
         self.path, self.reason = path, reason
+
+    def __reduce__(self):  # an error of the first process is sent to the others
+        return type(self), (self.path, self.reason, self.cure)
 
 
 class Diverged(UserError, FloatingPointError):
@@ -40,3 +49,56 @@ class Diverged(UserError, FloatingPointError):
 
 class MissingPackage(UserError, ImportError):
     """A package that is needed for this alone and is not installed."""
+
+
+class NotDownloaded(UserError, FileNotFoundError):
+    """Weights that their publisher's server did not give."""
+
+
+class OutOfMemory(UserError, MemoryError):
+    """More memory was asked for than there is, on the CPU or the GPU."""
+
+
+class WorkerKilled(OSError):
+    """A process that decodes images is gone."""
+
+    def __init__(self):
+        super().__init__(
+            "a process that decodes images was killed: most likely memory, or /dev/shm, ran out."
+            " The same command goes on"
+        )
+
+
+class ProcessLost(ConnectionError):
+    """Another process of a run of several is gone."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, or its type where it has none, in one line of 200 characters at most."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def typed(error: Exception) -> Exception:
+    """The error with a type of its own, where PyTorch's is RuntimeError and only the words tell
+    what happened; any other error as it is.
+    """
+    text = str(error)
+
+    def says(*words: str) -> bool:
+        return isinstance(error, RuntimeError) and any(word in text for word in words)
+
+    if says("DataLoader worker (pid"):  # a signal's error, raised wherever the program was
+        return WorkerKilled()
+    lost = isinstance(error, getattr(torch.distributed, "DistError", ()))
+    if lost or says("gloo", "Gloo", "NCCL", "Connection"):
+        return ProcessLost(
+            "another process of this run was lost; the same command goes on from the last finished"
+            " epoch"
+        )
+    if isinstance(error, MemoryError) or says("out of memory", "allocate memory", "shared memory"):
+        return OutOfMemory(
+            f"not enough memory ({(text.splitlines() or ['no more is to be had'])[0]})",
+            "lower `data: size:`, `resize:`, `count:`, `model: maps:` or `batch_size:` in the"
+            " profile",
+        )
+    return error

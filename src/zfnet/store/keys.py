@@ -36,9 +36,10 @@ def code_key(
     first.
 
     Comments, docstrings and layout do not count. Packages named in `without`, such as "store", are
-    left out with all that is reached through them alone. `package`: the folder of the package.
+    left out with all that is reached through them alone, and so are single modules, such as
+    "training.recipe". `package`: the folder of the package.
     """
-    return key_of([_code(path) for path in reached(function.__module__, without, package)])
+    return key_of([_code(_source(path)) for path in reached(function.__module__, without, package)])
 
 
 def reached(module: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> list[Path]:
@@ -46,16 +47,17 @@ def reached(module: str, without: tuple[str, ...] = (), package: Path = PACKAGE)
 
     A package's own `__init__` counts where it is imported by name, not where it is on the way.
     """
+    left_out = tuple(f"{package.name}.{name}." for name in without)
     files: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        parts = name.split(".")
-        if name in files or parts[0] != package.name or set(parts[1:2]) & set(without):
+        own = f"{name}.".startswith(f"{package.name}.")
+        if name in files or not own or f"{name}.".startswith(left_out):
             continue
         path = _file(name, package)
-        if path is None:  # a function or class of the module, not a module of the package
-            waiting.append(".".join(parts[:-1]))
+        if path is None:  # a function or class: its module is what counts
+            waiting.append(name.rpartition(".")[0])
             continue
         files[name] = path
         waiting += _imports(path, name)
@@ -74,43 +76,44 @@ def _imports(path: Path, name: str) -> list[str]:
     them.
     """
     inside = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    found = []
-    for node in ast.walk(_tree(path)):
+    names = []
+    for node in ast.walk(_parsed(_source(path))):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            # one dot is the package that the module is in, each further dot the one above
             above = inside[: len(inside) + 1 - node.level] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            found += [f"{module}.{alias.name}" for alias in node.names]
-    return found
+            names += [f"{module}.{alias.name}" for alias in node.names]
+    return names
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(path: Path, changed: int) -> ast.Module:
-    """The source without comments and docstrings; `changed`: when it was written."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _parsed(source: str) -> ast.Module:
+    """The source without comments, docstrings and other expressions that are constants."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:]
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [
+                statement
+                for statement in body
+                if not isinstance(getattr(statement, "value", None), ast.Constant)
+                or not isinstance(statement, ast.Expr)
+            ]
     return tree
 
 
-def _tree(path: Path) -> ast.Module:
-    return _parsed(path, path.stat().st_mtime_ns)
+def _source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-def _code(path: Path) -> str:
+@functools.lru_cache(maxsize=512)
+def _code(source: str) -> str:
     """The code as Python 3.11 dumps it: 3.12 has type parameters besides, 3.13 leaves out empty
     lists, and keys must not depend on that.
     """
     newer = {"show_empty": True} if sys.version_info >= (3, 13) else {}
-    return ast.dump(_tree(path), **newer).replace(", type_params=[]", "")
+    return ast.dump(_parsed(source), **newer).replace(", type_params=[]", "")
 
 
 def tensors_hash(tensors: Tensors) -> str:

@@ -31,7 +31,8 @@ from zfnet.store.device import default_device
 from zfnet.store.errors import Diverged, UserError
 from zfnet.store.profiles import Profile
 from zfnet.training.evaluation import _evaluate, class_accuracy
-from zfnet.training.steps import RECIPE, _due, _improved, _optimiser, _steps
+from zfnet.training.recipe import RECIPE
+from zfnet.training.steps import _due, _improved, _optimiser, _steps
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
 

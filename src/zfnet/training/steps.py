@@ -14,8 +14,6 @@ from zfnet.graph.forward import forward
 from zfnet.store.profiles import TrainingConfig
 from zfnet.training.evaluation import Evaluation
 
-RECIPE = 1  # to be raised where a change of the code behind a training changes its result
-
 
 @torch.no_grad()
 def renormalise(model: nn.Module, limit: float) -> None:
