@@ -1,11 +1,9 @@
 """Kill -9 at random moments, again and again: is anything lost, and do the results come out bit by
 bit as without?
 
-    python benchmarks/kills.py --kills 50              # a training, a scan and a row of Table 3 in
-    turn, on a tiny net
-    python benchmarks/kills.py --writes                # and killed before and after every single
-    write that they make
-    python benchmarks/kills.py --kills 0 --figures 3   # `make -j2 figures` of two notebooks
+    python -m benchmarks.kills --kills 50              # a training, a scan, a row of Table 3
+    python -m benchmarks.kills --writes                # killed before and after every write
+    python -m benchmarks.kills --kills 0 --figures 3   # `make -j2 figures` of two notebooks
 
 A killed piece of work is started again until it is done; then its weights, history, snapshots,
 tables and figures are compared with those of a run that nobody disturbed. After every kill all
@@ -36,9 +34,10 @@ from pathlib import Path
 import torch
 
 from zfnet import load_data, load_scan, paper_layers, train, trained
+from zfnet.experiments.ablation import AblationConfig
 from zfnet.experiments.ablation import compute as ablation
 from zfnet.store import artefacts, keys, profiles
-from zfnet.store.profiles import AblationConfig, DataConfig, ModelConfig, Profile, TrainingConfig
+from zfnet.store.profiles import DataConfig, ModelConfig, Profile, TrainingConfig
 
 TINY = Profile(
     "tiny",
@@ -48,9 +47,11 @@ TINY = Profile(
     training=TrainingConfig(
         epochs=4, batch_size=8, lr=0.02, schedule="onecycle", snapshots=(1, 32, 64), ten_crop=False
     ),
-    ablation=AblationConfig(
-        size=52, images=30, seeds=1, maps=0.05, fc=0.003, epochs=3, batch_size=6
-    ),
+    sections={
+        "ablation": AblationConfig(
+            size=52, images=30, seeds=1, maps=0.05, fc=0.003, epochs=3, batch_size=6
+        )
+    },
 )
 
 
@@ -250,7 +251,7 @@ def dying(work: Callable[[], None], number: int, after: bool) -> None:
     work()
 
 
-# --- make -j2 figures -------------------------------------------------------------------------------------------------
+# --- make -j2 figures -----------------------------------------------------------------------------
 
 
 def descendants(pid: int) -> list[int]:
@@ -299,7 +300,7 @@ def make_figures(root: Path, seconds: float | None = None) -> bool:
 def of_figures(folder: Path, kills: int, seed: int) -> None:
     here, rng = Path(__file__).resolve().parents[1], random.Random(seed)
     for root in (folder / "whole", folder / "killed"):
-        for name in ("src", "notebooks", "profiles"):
+        for name in ("src", "notebooks", "profiles", "tools"):
             shutil.copytree(here / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("Makefile", "pyproject.toml", "requirements.txt"):
             shutil.copy(here / name, root)
@@ -325,11 +326,9 @@ def of_figures(folder: Path, kills: int, seed: int) -> None:
                 for path in sorted((root / "Figures" / "tiny").iterdir())
             }
             if found != made:
-                sys.exit(
-                    "figures: not survived:"
-                    f" {sorted(name for name in found.keys() | made.keys() if found.get(name) != made.get(name))}"
-                    " differ"
-                )
+                names = sorted(found.keys() | made.keys())
+                differ = [name for name in names if found.get(name) != made.get(name)]
+                sys.exit(f"figures: not survived: {', '.join(differ)} differ")
             finished += 1
             shutil.rmtree(root / "Figures")
             shutil.rmtree(root / "runs")

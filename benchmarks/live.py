@@ -1,5 +1,5 @@
 """One position of the occluding square, as the explorer answers it, beside the net's own forward
-pass on the covered image: `python benchmarks/live.py`.
+pass on the covered image: `python -m benchmarks.live`.
 
 In turn, at the same random positions; medians. Wall time is what a hand on the mouse feels; CPU
 time is what it costs, also where other programs are running.
@@ -48,17 +48,12 @@ def main() -> None:
     net = load_net(device="cpu")
     crops = net.images(photos.make_photos(12, net.size).images)
     paper = ZFNet(1000).eval(), torch.randn(3, 224, 224, generator=torch.Generator().manual_seed(0))
-    print(
-        f"{torch.get_num_threads()}"
-        f" threads\n{'net, square':<28}{'live: wall, CPU ms':>22}{'full: wall, CPU ms':>22}{'error':>10}"
-    )
+    print(f"{torch.get_num_threads()} threads")
+    wide = "".join(f"{kind + ': wall, CPU ms':>22}" for kind in ("live", "full"))
+    print(f"{'net, square':<28}{wide}{'error':>10}")
     nets = (
         (f"shipped ZFNet, {net.size} px", net.model, crops.batch([3])[0], (16, 32, 64)),
-        (
-            "ZFNet, 224 px",
-            *paper,
-            (28, 56, 112),
-        ),
+        ("ZFNet, 224 px", *paper, (28, 56, 112)),
     )
     for name, model, image, sizes in nets:
         for size in sizes:

@@ -1,9 +1,8 @@
 """Peak memory of two things that could take a lot of it, each in a process of its own: a scan of a
 large folder, and the occlusion of a large image.
 
-    python benchmarks/memory.py                                  # 50,000 images; an image of 1,000
-    px: below 2 GiB each
-    python benchmarks/memory.py --images 2000 --pixels 300
+    python -m benchmarks.memory     # 50,000 images; an image of 1,000 px: below 2 GiB each
+    python -m benchmarks.memory --images 2000 --pixels 300
 
 The folder is too large for `data: memory:`, so its images stay in their files and several processes
 decode them. Counted is the memory of the process and of all that it starts, three times a second:

@@ -7,7 +7,10 @@ a projection through such a switch moves. Those units (float32 and float64 disag
 the peer's) are counted, `undecided`, and left out of the error; `error_float64` is of all units.
 
 Writes benchmarks/results.json (one list for all devices; a device's own rows are replaced) and the
-table in the README.
+table in docs/speed.md.
+
+    python -m benchmarks.run                 # 12 minutes on 2 cores
+    python -m benchmarks.run --only scan     # the groups whose name contains this
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import peers
 import torch
 import torchvision
 from torch import nn
 from torchvision.io import encode_jpeg, write_file
 
+from benchmarks import peers
 from tools.sections import write_sections
 from zfnet import (
     Deconvnet,
@@ -48,9 +51,10 @@ from zfnet.data import shapes
 from zfnet.data.images import Images, batches, random_crops
 from zfnet.graph.stack import forward_layer
 from zfnet.store import artefacts, device
-from zfnet.training import run
+from zfnet.training import run, steps
 
-RESULTS, README = Path(__file__).with_name("results.json"), Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "speed.md"
 DEVICE = device.default_device()  # in full float32, the peers too
 WHAT = {
     "project.conv": "project 32 units of layer {}, ZFNet at 224 px",
@@ -82,16 +86,16 @@ def side_by_side(
     ones several times a turn.
     """
     runs = ours, theirs
-    turns = [min(8, max(1, round(0.5 / seconds(run)))) for run in runs]
+    turns = [min(8, max(1, round(0.5 / seconds(each)))) for each in runs]
     times = [[], []]
     for _ in range(rounds):
-        for run, turn, found in zip(runs, turns, times, strict=True):
-            found += [seconds(run) for _ in range(turn)]
+        for each, turn, found in zip(runs, turns, times, strict=True):
+            found += [seconds(each) for _ in range(turn)]
     return statistics.median(times[0]), statistics.median(times[1])
 
 
 def row(name: str, ours_s: float, peer: str, peer_s: float, error: float | None) -> dict:
-    device = (
+    machine = (
         torch.cuda.get_device_name()
         if DEVICE.type == "cuda"
         else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
@@ -103,7 +107,7 @@ def row(name: str, ours_s: float, peer: str, peer_s: float, error: float | None)
         "peer_s": round(peer_s, 5),
         "ratio": round(peer_s / ours_s, 2),
         "error": error,
-        "device": device,
+        "device": machine,
         "torch": torch.__version__,
     }
 
@@ -303,10 +307,10 @@ def occlusion() -> Iterator[dict]:
         occlude(model, image, 0, size, 8)
         times, theirs = [], []
         for perturbations in (16, 64, 256):
-            times.append(seconds(lambda: occlude(model, image, 0, size, 8)))  # noqa: B023
-            theirs.append(
-                seconds(lambda: peers.captum_occlusion(model, image, 0, size, 8, perturbations))
-            )
+            square = model, image, 0, size, 8
+            times.append(seconds(functools.partial(occlude, *square)))
+            peer = functools.partial(peers.captum_occlusion, *square, perturbations)
+            theirs.append(seconds(peer))
         found, expected = (
             occlude(model, image, 0, size, 8, incremental=way).logits for way in (None, False)
         )
@@ -345,21 +349,18 @@ def convolutions(model: nn.Module, images: torch.Tensor) -> float:
             below, x = x, layer(x)
         if isinstance(layer, nn.Conv2d):
             below, above = below.clone().requires_grad_(layer.in_channels > 3), torch.randn_like(x)
-            total += statistics.median(
-                seconds(lambda: layer(below).backward(above)) for _ in range(7)
-            )
+
+            def both_ways(layer=layer, below=below, above=above):
+                layer(below).backward(above)
+
+            total += statistics.median(seconds(both_ways) for _ in range(7))
     return total
 
 
 def train_step() -> Iterator[dict]:
     profile = load_profile("demo")
-    drawn, photographs, size, batch, steps = (
-        shapes.make_shapes(512, 120),
-        shapes.make_shapes(512, 300),
-        112,
-        32,
-        16,
-    )
+    drawn, photographs = shapes.make_shapes(512, 120), shapes.make_shapes(512, 300)
+    size, batch, count = 112, 32, 16
     mean, std = (torch.full((3, 1, 1), value) for value in (120.0, 60.0))
     images = Images(drawn.images, drawn.labels, shapes.CLASSES, size, mean, std, profile.data.gain)
     profile = dataclasses.replace(profile, data=dataclasses.replace(profile.data, size=size))
@@ -387,10 +388,10 @@ def train_step() -> Iterator[dict]:
             write_file(f"{folder}/{n:04d}.jpg", encode_jpeg(picture, 92))
         files = peers.Files(Path(folder), photographs.labels, 120, size)
         loader = torch.utils.data.DataLoader(files, batch, shuffle=True)
-        times = side_by_side(ours, lambda: peers.plain_training(plain, loader, 1e-4, steps), 3)
+        times = side_by_side(ours, lambda: peers.plain_training(plain, loader, 1e-4, count), 3)
         ours()
         inputs = images.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
-        floor = round(steps * convolutions(model, inputs), 5)
+        floor = round(count * convolutions(model, inputs), 5)
     yield row(
         "train.step", times[0], "plain NCHW loop, PIL DataLoader on 300 px files", times[1], None
     ) | {"floor_s": floor}
@@ -420,12 +421,12 @@ def train_loop() -> Iterator[dict]:
             data.train.batch(range(batch)).to(DEVICE).contiguous(memory_format=torch.channels_last)
         )
         labels = data.train.labels[:batch].to(DEVICE)
-        steps = len(data.train) // batch
-        optimiser = steps._optimiser(model, one.training, steps)[0]
+        count = len(data.train) // batch
+        optimiser = steps._optimiser(model, one.training, count)[0]
 
         def bare():
             model.train()
-            for _ in range(steps):
+            for _ in range(count):
                 steps.train_step(model, optimiser, inputs, labels, 0.1)
 
         few = dataclasses.replace(one, name=f"{folder}/few")
@@ -474,7 +475,8 @@ def scan_memory() -> Iterator[dict]:
     used = {
         n: float(
             subprocess.run(
-                [sys.executable, __file__, "--peak", str(n)],
+                [sys.executable, "-m", "benchmarks.run", "--peak", str(n)],
+                cwd=ROOT,
                 capture_output=True,
                 text=True,
                 check=True,
@@ -505,7 +507,7 @@ GROUPS = (
 
 
 def table(rows: list[dict]) -> str:
-    """The README's table."""
+    """A device's rows as Markdown."""
     lines = ["| what | peer | peer's time | ours | ratio | error |", "|---|---|---|---|---|---|"]
 
     def shown(value: float | None) -> str:
@@ -534,12 +536,10 @@ def table(rows: list[dict]) -> str:
 def report(rows: list[dict]) -> str:
     """A table per device, and what it was measured with."""
     parts = []
-    for device in dict.fromkeys(r["device"] for r in rows):
-        own = [r for r in rows if r["device"] == device]
-        versions, double = (
-            sorted({r["torch"] for r in own}),
-            [r["error_float64"] for r in own if r.get("error_float64") is not None],
-        )
+    for machine in dict.fromkeys(r["device"] for r in rows):
+        own = [r for r in rows if r["device"] == machine]
+        versions = sorted({r["torch"] for r in own})
+        double = [r["error_float64"] for r in own if r.get("error_float64") is not None]
         exact = (
             f"; the largest error in float64, over all units: {max(double):.0e}" if double else ""
         )
@@ -550,7 +550,7 @@ def report(rows: list[dict]) -> str:
             if "floor_s" in r
         )
         parts.append(
-            f"Measured on {device}, torch {', '.join(versions)}{exact}.\n\n{table(own)}"
+            f"Measured on {machine}, torch {', '.join(versions)}{exact}.\n\n{table(own)}"
             + (f"\n\n{floor.strip()}" if floor else "")
         )
     return "\n\n".join(parts)
@@ -594,7 +594,7 @@ def main() -> None:
             )
             with artefacts.atomic(RESULTS) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    write_sections(README, {"make bench": report(rows)})
+    write_sections(PAGE, {"make bench": report(rows)})
     print(f"\n{report(rows)}")
 
 

@@ -1,9 +1,9 @@
 """What a large data set costs on this machine: decoding, training and scanning in images a second,
 alone and by two processes.
 
-    python benchmarks/scaling.py FOLDER      # a folder of photographs, train/CLASS/image and
-    val/CLASS/image as ImageNet's; some minutes
+    python -m benchmarks.scaling FOLDER      # some minutes
 
+FOLDER holds photographs as ImageNet's does: train/CLASS/image and val/CLASS/image.
 Writes benchmarks/scaling.json and the tables of docs/scaling.md: what was measured, and what
 follows from it, or from stated assumptions, for other machines.
 """
@@ -90,12 +90,18 @@ def by_two(threads: int) -> float:
         "--standalone",
         "--nproc-per-node",
         "2",
-        __file__,
+        "-m",
+        "benchmarks.scaling",
         "--training",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // 2))}
     done = subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, *words],
+        cwd=HERE.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return float(done.stdout.split()[-1])
 
@@ -186,7 +192,7 @@ def main() -> None:
             "normalise": "imagenet",
         }
         Path(folder, "photos.yaml").write_text(yaml.safe_dump(description))
-        profile = profiles.load_profile(Path(folder, "photos.yaml"))
+        profile = profiles.read_profile(Path(folder, "photos.yaml"))
         profiles.ROOT = Path(folder)  # what is decoded is thrown away
         device, threads = default_device(), torch.get_num_threads()
         found = {

@@ -49,7 +49,7 @@ IMPORT_NAMES = {
 
 
 def pins(lines) -> dict[str, Requirement]:
-    """{canonical name: requirement} of the lines that name a package; options and comments do not."""
+    """{canonical name: requirement} of the lines that name a package; options do not."""
     stripped = (line.split("#")[0].strip() for line in lines)
     requirements = [Requirement(line) for line in stripped if line and not line.startswith("-")]
     found = {canonicalize_name(requirement.name): requirement for requirement in requirements}

@@ -7,7 +7,7 @@ Reads pyproject.toml of the current folder. Must be read by old Pythons, too, to
 
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036, since PYTHON may be any
     found = (sys.executable, *sys.version_info[:2])
     sys.exit("PYTHON=%s is Python %d.%d; 3.11 or newer is needed" % found)  # noqa: UP031
 
