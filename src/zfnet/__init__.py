@@ -5,6 +5,7 @@ Importing this package is light: no network, no plotting (that is `zfnet.plots`)
 
 from zfnet.data.images import Data, Images
 from zfnet.data.load import load_data
+from zfnet.experiments import load_profile
 from zfnet.graph.forward import evaluating
 from zfnet.graph.layers import paper_layers
 from zfnet.graph.windows import ReceptiveField, receptive_field
@@ -21,7 +22,7 @@ from zfnet.methods.top_activations import (
 )
 from zfnet.models.build import build_model, class_names, load_model
 from zfnet.models.zfnet import AlexNet, ZFNet
-from zfnet.store.profiles import Profile, load_profile, profile_names
+from zfnet.store.profiles import Profile, profile_names
 from zfnet.training.evaluation import class_accuracy, evaluate, examples
 from zfnet.training.run import read_history, train, trained
 

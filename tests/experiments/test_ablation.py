@@ -12,6 +12,7 @@ from matplotlib.collections import PathCollection
 from test_variants import data
 
 from zfnet import plots
+from zfnet.experiments.ablation import AblationConfig
 from zfnet.experiments.ablation.compute import (
     ROWS,
     ablate,
@@ -23,7 +24,7 @@ from zfnet.experiments.ablation.compute import (
 from zfnet.experiments.ablation.figure import ablation_figure
 from zfnet.models.build import build_model, load_model
 from zfnet.models.zfnet import AlexNet, ZFNet
-from zfnet.store.profiles import AblationConfig, DataConfig, Profile, TrainingConfig
+from zfnet.store.profiles import DataConfig, Profile, TrainingConfig
 
 ROW = {row.key: row for row in ROWS}
 SMALL = AblationConfig(
@@ -40,7 +41,7 @@ def profile(tmp_path, monkeypatch):
         seed=5,
         data=DataConfig(size=60, resize=64),
         training=TrainingConfig(),
-        ablation=SMALL,
+        sections={"ablation": SMALL},
     )
 
 
@@ -150,7 +151,7 @@ def test_errors_are_those_counted_image_by_image_and_rows_resume(profile):
     kept = [path for path, when in written.items() if path.stat().st_mtime_ns == when]
     assert len(written) == 8 and len(kept) == 7
     changed = ablate(
-        dataclasses.replace(profile, ablation=dataclasses.replace(SMALL, seeds=1, lr=0.02)),
+        profile.with_sections(ablation=dataclasses.replace(SMALL, seeds=1, lr=0.02)),
         everything,
         rows[:1],
     )
@@ -240,5 +241,5 @@ def test_messages_say_the_cure(profile):
         ablation_data(dataclasses.replace(profile, training=None), data())
     with pytest.raises(ValueError, match="ablation.images = 3: fewer than the 4 classes"):
         ablation_data(
-            dataclasses.replace(profile, ablation=dataclasses.replace(SMALL, images=3)), data()
+            profile.with_sections(ablation=dataclasses.replace(SMALL, images=3)), data()
         )

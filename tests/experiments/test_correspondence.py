@@ -19,6 +19,7 @@ from zfnet.data import shapes
 from zfnet.data.files import Files
 from zfnet.data.images import Data
 from zfnet.data.parts import load_parts
+from zfnet.experiments.correspondence import CorrespondenceConfig
 from zfnet.experiments.correspondence import compute as correspondence
 from zfnet.experiments.correspondence.compute import (
     DIFFERENT,
@@ -34,7 +35,6 @@ from zfnet.experiments.correspondence.compute import (
     random_boxes,
 )
 from zfnet.experiments.correspondence.figure import correspondence_figure
-from zfnet.store.profiles import CorrespondenceConfig
 
 SIZE = 64
 
@@ -59,7 +59,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def profile():
-    return replace(load_profile("demo"), correspondence=CorrespondenceConfig(size=12))
+    return load_profile("demo").with_sections(correspondence=CorrespondenceConfig(size=12))
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +390,7 @@ def test_without_keypoints_or_with_an_unknown_one_the_cure_is_named(data, profil
         ),
     ):
         load_parts(profile, bare)
-    tail = replace(profile, correspondence=CorrespondenceConfig(parts=("nose", "tail")))
+    tail = profile.with_sections(correspondence=CorrespondenceConfig(parts=("nose", "tail")))
     with pytest.raises(ValueError, match="no keypoint 'tail': choose from centre, top, .*mouth"):
         load_parts(tail, data)
 
@@ -425,9 +425,8 @@ def photos():
 def from_file(tmp_path, photos, text):
     (tmp_path / "parts.yaml").write_text(text)
     return load_parts(
-        replace(
-            load_profile("folder"),
-            correspondence=CorrespondenceConfig(boxes=str(tmp_path / "parts.yaml")),
+        load_profile("folder").with_sections(
+            correspondence=CorrespondenceConfig(boxes=str(tmp_path / "parts.yaml"))
         ),
         photos,
     )
@@ -516,7 +515,9 @@ def test_a_missing_file_is_named(photos):
         FileNotFoundError, match=r"correspondence.boxes none.yaml: there is no such file"
     ):
         load_parts(
-            replace(load_profile("folder"), correspondence=CorrespondenceConfig(boxes="none.yaml")),
+            load_profile("folder").with_sections(
+                correspondence=CorrespondenceConfig(boxes="none.yaml")
+            ),
             photos,
         )
 

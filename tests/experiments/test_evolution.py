@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from zfnet import Data, Images, build_model, paper_layers
+from zfnet import Data, Images, build_model, load_profile, paper_layers
+from zfnet.experiments.evolution import EvolutionConfig
 from zfnet.experiments.evolution import compute as evolution
 from zfnet.experiments.evolution.compute import (
     Evolution,
@@ -28,8 +29,8 @@ from zfnet.experiments.evolution.compute import (
     snapshots,
 )
 from zfnet.experiments.evolution.figure import curves_figure, evolution_figure, evolution_tiles
-from zfnet.store import artefacts, profiles
-from zfnet.store.profiles import DataConfig, EvolutionConfig, ModelConfig, Profile, TrainingConfig
+from zfnet.store import artefacts
+from zfnet.store.profiles import DataConfig, ModelConfig, Profile, TrainingConfig
 
 
 def stack(seed: int, inplace: bool = False) -> nn.Sequential:
@@ -179,7 +180,7 @@ def profile(tmp_path, monkeypatch):
         data=DataConfig(size=64, resize=66),
         model=model,
         training=training,
-        evolution=EvolutionConfig(images=9, probes=4, maps=2),
+        sections={"evolution": EvolutionConfig(images=9, probes=4, maps=2)},
     )
 
 
@@ -408,4 +409,4 @@ def test_the_numbers_of_the_profile_must_be_positive(name, tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"title: own\nevolution: {{{name}: 0}}\n")
     with pytest.raises(ValueError, match=rf"evolution.{name} = 0: must be positive"):
-        profiles.load_profile(path)
+        load_profile(path)

@@ -17,7 +17,6 @@ from zfnet.data.images import Data
 from zfnet.experiments.filters import compute
 from zfnet.experiments.filters.figure import two_layers_figure
 from zfnet.methods import spectrum
-from zfnet.store.profiles import _validated
 
 
 def planted():
@@ -338,7 +337,7 @@ def test_the_compared_nets_differ_in_one_thing_each():
         "epochs": 9,
         "weight_decay": 0.04,
     }
-    profile = dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, **options))
+    profile = profile.with_sections(filters=dataclasses.replace(profile.filters, **options))
     nets = compute.compared(profile, small_data())
     assert list(nets) == ["zfnet-free", "alexnet", "zfnet"]
     profiles = {name: derived for name, (derived, _) in nets.items()}
@@ -378,7 +377,7 @@ def test_the_compared_nets_differ_in_one_thing_each():
 def test_the_compared_nets_see_inputs_of_their_own_scale():
     profile, data = load_profile("demo"), small_data()
     (derived, part), *_ = compute.compared(
-        dataclasses.replace(profile, filters=dataclasses.replace(profile.filters, gain=2.5)), data
+        profile.with_sections(filters=dataclasses.replace(profile.filters, gain=2.5)), data
     ).values()
     assert derived.data.gain == 2.5 and data.val.gain == 1.0
     for name in ("train", "val", "test"):
@@ -397,20 +396,19 @@ def test_errors_name_the_value_and_the_cure():
         compute.count_filters(planted(), torch.zeros(4))
     with pytest.raises(ValueError, match="no Conv2d"):
         compute.first_convolution(nn.Sequential(nn.ReLU()))
-    demo = load_profile("demo")
-    with pytest.raises(ValueError, match="filters.epochs = 0: must be positive"):
-        _validated(
-            dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, epochs=0)), "mine"
-        )
-    for maps in ((96, 0), (96, 0, 1, 1, 1), (0, 96, 1, 1, 1), (96, 96, -1, 1, 1)):
-        with pytest.raises(
-            ValueError,
-            match=(
-                "filters.maps = .* expected the numbers of maps of five layers, above 0 in the"
-                " first two"
-            ),
-        ):
-            _validated(
-                dataclasses.replace(demo, filters=dataclasses.replace(demo.filters, maps=maps)),
-                "mine",
-            )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 0", "filters.epochs = 0: must be positive"),
+        *(
+            (f"maps: {maps}", "filters.maps = .* five layers, above 0 in the first two")
+            for maps in ([96, 0], [96, 0, 1, 1, 1], [0, 96, 1, 1, 1], [96, 96, -1, 1, 1])
+        ),
+    ],
+)
+def test_a_bad_profile_is_explained(tmp_path, text, message):
+    (tmp_path / "p.yaml").write_text(f"title: T\nfilters: {{{text}}}")
+    with pytest.raises(ValueError, match=message):
+        load_profile(tmp_path / "p.yaml")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from zfnet import Images, ZFNet
+from zfnet import Images, ZFNet, load_profile
 from zfnet.data.shapes import CLASSES
 from zfnet.experiments.invariance import compute as invariance
 from zfnet.experiments.invariance.compute import (
@@ -31,7 +31,6 @@ from zfnet.experiments.invariance.compute import (
     turned,
 )
 from zfnet.experiments.invariance.figure import invariance_figure
-from zfnet.store import profiles
 from zfnet.store.profiles import Profile
 
 
@@ -409,4 +408,4 @@ def test_the_number_of_images_must_be_positive(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("title: own\ninvariance: {images: 0}\n")
     with pytest.raises(ValueError, match="invariance.images = 0: must be positive"):
-        profiles.load_profile(path)
+        load_profile(path)

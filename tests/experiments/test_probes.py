@@ -18,11 +18,12 @@ from torch import nn
 
 from zfnet import AlexNet, Images, ZFNet, load_profile
 from zfnet.data.images import Data
+from zfnet.experiments.probes import ProbesConfig
 from zfnet.experiments.probes import compute as probes
 from zfnet.experiments.probes.figure import probes_figure
 from zfnet.methods.depth import depths, last_hidden, layer_outputs
 from zfnet.models.build import build_model
-from zfnet.store.profiles import DataConfig, ModelConfig, ProbesConfig
+from zfnet.store.profiles import DataConfig, ModelConfig
 
 SIZE = 64
 
@@ -331,7 +332,7 @@ def setting(tmp_path, monkeypatch):
         seed=5,
         data=DataConfig(size=SIZE),
         model=ModelConfig(maps=(4, 5, 4, 5, 6), fc=(9, 8)),
-        probes=ProbesConfig(per_class=(2, 4), draws=3, features=50),
+        sections={"probes": ProbesConfig(per_class=(2, 4), draws=3, features=50)},
     )
     data = Data(
         pictures(30, 1), pictures(24, 2), pictures(27, 3), tuple(f"class {n}" for n in range(3))
@@ -385,7 +386,7 @@ def test_every_cell_of_the_table_is_the_probe_it_names(setting):
 
 def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     profile, model, data = setting
-    profile = replace(profile, probes=replace(profile.probes, per_class=(2,), draws=1))
+    profile = profile.with_sections(probes=replace(profile.probes, per_class=(2,), draws=1))
     calls = []
     monkeypatch.setattr(probes, "probe", lambda kind, *_: (calls.append(kind), (0.25, 0.1))[1])
     first = probes.load_probes(profile, model, data, progress=False)
@@ -406,7 +407,7 @@ def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
 
 def test_draws_that_take_every_image_are_one(setting, monkeypatch):
     profile, model, data = setting
-    profile = replace(profile, probes=replace(profile.probes, per_class=(2, 10), draws=3))
+    profile = profile.with_sections(probes=replace(profile.probes, per_class=(2, 10), draws=3))
     calls = []
     monkeypatch.setattr(probes, "probe", lambda kind, *_: (calls.append(kind), (0.25, 0.1))[1])
     found = probes.load_probes(profile, model, data, progress=False)

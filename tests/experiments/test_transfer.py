@@ -16,6 +16,7 @@ from test_variants import data
 from torch import nn
 
 from zfnet import plots
+from zfnet.experiments.transfer import TransferConfig
 from zfnet.experiments.transfer.compute import (
     ARMS,
     Curve,
@@ -34,7 +35,7 @@ from zfnet.experiments.transfer.compute import (
 from zfnet.experiments.transfer.figure import transfer_figure
 from zfnet.models.build import load_model
 from zfnet.models.zfnet import ZFNet
-from zfnet.store.profiles import DataConfig, Profile, TrainingConfig, TransferConfig
+from zfnet.store.profiles import DataConfig, Profile, TrainingConfig
 from zfnet.training.evaluation import class_accuracy
 from zfnet.training.small_nets import draw
 
@@ -60,7 +61,7 @@ def profile(tmp_path, monkeypatch):
         seed=5,
         data=DataConfig(size=60, resize=64),
         training=TrainingConfig(),
-        transfer=SMALL,
+        sections={"transfer": SMALL},
     )
 
 
@@ -250,7 +251,7 @@ def test_the_source_may_be_another_profile(profile, monkeypatch):
     )
     monkeypatch.setattr("zfnet.experiments.transfer.compute.trained", lambda found, its: net)
     task = load_task(
-        dataclasses.replace(profile, transfer=dataclasses.replace(SMALL, source="other")),
+        profile.with_sections(transfer=dataclasses.replace(SMALL, source="other")),
         everything,
     )
     # the other's crops are as large; its mean is 0, its deviation 1
@@ -328,7 +329,7 @@ def test_figure_draws_our_means_and_the_papers_numbers():
 def test_messages_say_the_cure(profile):
     with pytest.raises(ValueError, match="transfer.source = 'p' is the profile itself"):
         load_task(
-            dataclasses.replace(profile, transfer=dataclasses.replace(SMALL, source="p")), data()
+            profile.with_sections(transfer=dataclasses.replace(SMALL, source="p")), data()
         )
     with pytest.raises(
         ValueError, match="'p' is of a pretrained net: set `transfer: source: p` in one that trains"
@@ -338,6 +339,6 @@ def test_messages_say_the_cure(profile):
         ValueError, match=r"transfer.per_class = \[50\]: the smallest class has 6 training images"
     ):
         counts(
-            dataclasses.replace(profile, transfer=dataclasses.replace(SMALL, per_class=(50,))),
+            profile.with_sections(transfer=dataclasses.replace(SMALL, per_class=(50,))),
             data(),
         )

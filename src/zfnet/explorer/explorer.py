@@ -38,7 +38,8 @@ from zfnet.plots.contrast import contrast_scale, to_grey_centred, to_rgb
 from zfnet.plots.panels import mosaic
 from zfnet.plots.top9 import top9_tiles
 from zfnet.store.errors import UserError
-from zfnet.store.profiles import load_profile, profile_names
+from zfnet.experiments import load_profile
+from zfnet.store.profiles import profile_names
 
 
 def ready_profiles() -> list[str]:

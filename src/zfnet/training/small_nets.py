@@ -18,13 +18,7 @@ from zfnet.data.images import Data, Images, statistics
 from zfnet.models.build import load_model
 from zfnet.store.device import default_device
 from zfnet.store.errors import UserError
-from zfnet.store.profiles import (
-    AblationConfig,
-    ModelConfig,
-    Profile,
-    TrainingConfig,
-    TransferConfig,
-)
+from zfnet.store.profiles import ModelConfig, Profile, SmallNetsConfig, TrainingConfig
 from zfnet.training.run import train
 
 
@@ -55,22 +49,15 @@ def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     return torch.cat(chosen).sort().values
 
 
-def resized(
-    images: Images, size: int, mean: torch.Tensor, std: torch.Tensor, gain: float
-) -> Images:
-    """The images shrunk so that the crop of `images.size` becomes one of `size` pixels, normalised
-    anew; masks and keypoints are left behind.
+def resized(images: Images, size: int) -> torch.Tensor:
+    """The stored pixels shrunk so that the crop of `images.size` becomes one of `size` pixels: uint8
+    (N, 3, h, w).
     """
     from torchvision.transforms.v2.functional import resize
 
     sides = [round(side * size / images.size) for side in images.pixels.shape[-2:]]
-    pixels = torch.cat(
-        [
-            resize(images.pixels[part], sides, antialias=True)
-            for part in torch.arange(len(images)).split(512)
-        ]
-    )
-    return Images(pixels, images.labels, images.classes, size, mean, std, gain, images.names)
+    parts = torch.arange(len(images)).split(512)
+    return torch.cat([resize(images.pixels[part], sides, antialias=True) for part in parts])
 
 
 def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0) -> Data:
@@ -85,14 +72,22 @@ def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0
             f"size = {size}: choose a side from 1 to {data.train.size} pixels, that of the"
             " profile's images"
         )
-    parts = [
-        resized(split, size, torch.zeros(3, 1, 1), torch.ones(3, 1, 1), gain)
-        for split in (data.train, data.val, data.test)
-    ]
-    mean, std = statistics(parts[0].pixels, size, normalise)
-    for split in parts:
-        split.mean, split.std = mean, std
-    return Data(*parts, data.classes)
+    pixels = {name: resized(getattr(data, name), size) for name in ("train", "val", "test")}
+    mean, std = statistics(pixels["train"], size, normalise)
+    parts = {
+        name: dataclasses.replace(
+            getattr(data, name),
+            pixels=own,
+            size=size,
+            mean=mean,
+            std=std,
+            gain=gain,
+            masks=None,  # which are those of the stored pixels
+            keypoints=None,
+        )
+        for name, own in pixels.items()
+    }
+    return Data(**parts, classes=data.classes)
 
 
 def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:
@@ -100,7 +95,7 @@ def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:
     return tuple(n and max(1, round(n * factor)) for n in widths)
 
 
-def recipe(config: AblationConfig | TransferConfig, epochs: int) -> TrainingConfig:
+def recipe(config: SmallNetsConfig, epochs: int) -> TrainingConfig:
     """The recipe that all nets of an experiment share."""
     return TrainingConfig(
         epochs=epochs,

@@ -39,7 +39,7 @@ from zfnet.store.profiles import Profile
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The features after `part`/64 of the training, `epochs` epochs; part 0 is the untrained net."""
+    """The features after `part`/64 of the training, `epochs` epochs; part 0: the untrained net."""
 
     part: int
     epochs: float

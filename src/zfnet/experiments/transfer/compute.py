@@ -26,12 +26,14 @@ from tqdm.auto import tqdm
 
 from zfnet.data.images import Data, Images, imagenet_statistics
 from zfnet.data.load import load_data
+from zfnet.experiments import load_profile
+from zfnet.experiments.transfer import TransferConfig
 from zfnet.methods.depth import last_hidden, layer_outputs
 from zfnet.models.build import build_model
 from zfnet.store import artefacts, keys, provenance
 from zfnet.store.device import default_device
 from zfnet.store.errors import UserError
-from zfnet.store.profiles import ModelConfig, Profile, TransferConfig, load_profile
+from zfnet.store.profiles import ModelConfig, Profile
 from zfnet.training.evaluation import class_accuracy, evaluate
 from zfnet.training.run import trained, weights_key
 from zfnet.training.small_nets import (
