@@ -422,7 +422,7 @@ def train_loop() -> Iterator[dict]:
         )
         labels = data.train.labels[:batch].to(DEVICE)
         count = len(data.train) // batch
-        optimiser = steps._optimiser(model, one.training, count)[0]
+        optimiser = steps.optimisation(model, one.training, count)[0]
 
         def bare():
             model.train()

@@ -209,7 +209,7 @@ def test_missing_and_empty_folders_have_a_cure(root):
     ):
         load_data(profile(source="folder", root="nowhere"))
     (root / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="no images in .*empty"):
+    with pytest.raises(FileNotFoundError, match=r"no images in .*empty"):
         load_data(profile(source="folder", root="empty"))
 
 
@@ -289,9 +289,9 @@ def test_caltech101_in_torchvisions_own_format(root):
     )
     assert found.classes == ("accordion", "ant")  # the background is no class
     assert found.test.labels.bincount().tolist() == [3, 3]
-    for images in (found.train, found.test):
+    for split in (found.train, found.test):
         for name, label, picture in zip(
-            images.names, images.labels.tolist(), images.pixels, strict=True
+            split.names, split.labels.tolist(), split.pixels, strict=True
         ):
             assert name.split("/")[0] == found.classes[label]
             folder = root / "data" / "caltech101" / "101_ObjectCategories" / name.split("/")[0]
@@ -326,8 +326,8 @@ def test_offline_the_cure_is_named(root, monkeypatch):
     with pytest.raises(
         FileNotFoundError,
         match=(
-            "cifar10 is not in .* could not be downloaded .*connect to the network once, or point"
-            " `data: root:`"
+            r"cifar10 is not in .* could not be downloaded .*connect to the network once, or point"
+            r" `data: root:`"
         ),
     ):
         load_data(profile(source="cifar10"))

@@ -99,6 +99,6 @@ def test_without_images_the_cure_is_named(folder):
     )
     with pytest.raises(
         FileNotFoundError,
-        match="no folder .*nowhere: put images there as CLASS/image.jpg, or set `data: root:`",
+        match=r"no folder .*nowhere: put images there as CLASS/image.jpg, or set `data: root:`",
     ):
         load_data(profile)

@@ -82,7 +82,7 @@ def test_nothing_is_written_when_half_precision_costs_too_much(trained, tmp_path
     profile, data = trained
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(
-        ValueError, match="in half precision the accuracy is .* nothing was written"
+        ValueError, match=r"in half precision the accuracy is .* nothing was written"
     ):
         export(profile, data, tmp_path / "weights" / "small.safetensors")
     assert not (tmp_path / "weights").exists()
@@ -97,7 +97,7 @@ def test_what_cannot_be_exported_is_named(trained, tmp_path):
     ):
         export(dataclasses.replace(profile, training=None), data, tmp_path / "small.safetensors")
     pixel = dataclasses.replace(profile, data=dataclasses.replace(profile.data, normalise="pixel"))
-    with pytest.raises(ValueError, match="data.normalise = 'pixel': only a mean per channel"):
+    with pytest.raises(ValueError, match=r"data.normalise = 'pixel': only a mean per channel"):
         export(pixel, load_data(pixel), tmp_path / "small.safetensors")
 
 

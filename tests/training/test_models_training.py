@@ -163,11 +163,11 @@ def test_weights_files(tmp_path):
         assert all(
             torch.equal(v, state[k]) for k, v in weights.read_weights(tmp_path / name).items()
         )
-    with pytest.raises(FileNotFoundError, match="no weights at .*train first"):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*train first"):
         weights.read_weights(tmp_path / "none.pth")
     with open(tmp_path / "bomb.pth", "wb") as file:
         pickle.dump(Bomb(), file)
-    with pytest.raises(ValueError, match="bomb.pth cannot be read as weights"):
+    with pytest.raises(ValueError, match=r"bomb.pth cannot be read as weights"):
         weights.read_weights(tmp_path / "bomb.pth")
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(ValueError, match="cannot be read as weights"):
@@ -175,7 +175,7 @@ def test_weights_files(tmp_path):
     save_file(
         {**state, "classifier.fc8.bias": torch.full((5,), torch.nan)}, tmp_path / "nan.safetensors"
     )
-    with pytest.raises(ValueError, match="fc8.bias has values that are not finite"):
+    with pytest.raises(ValueError, match=r"fc8.bias has values that are not finite"):
         weights.read_weights(tmp_path / "nan.safetensors")
 
 
@@ -221,7 +221,7 @@ def test_weights_without_a_classifier_are_named(tmp_path):
         tmp_path / "f.safetensors",
     )
     with pytest.raises(
-        ValueError, match="f.safetensors has no classifier; expected the weights of a whole zfnet"
+        ValueError, match=r"f.safetensors has no classifier; expected the weights of a whole zfnet"
     ):
         load_model(Profile("p", "P", model=ModelConfig(weights=str(tmp_path / "f.safetensors"))))
 
@@ -236,7 +236,7 @@ def test_without_a_network_the_cure_is_named(monkeypatch):
     with pytest.raises(
         FileNotFoundError,
         match=(
-            "weights of vgg19 could not be downloaded .*connect to the network, or set `weights:`"
+            r"weights of vgg19 could not be downloaded .*connect to the network, or set `weights:`"
         ),
     ):
         load_model(Profile("p", "P", model=ModelConfig(name="vgg19")))
@@ -439,7 +439,7 @@ def test_training_names_what_is_wrong(tiny):
     with pytest.raises(
         ValueError,
         match=(
-            "profile 'tiny' has no test images, on which the net is measured: put some into .*test"
+            r"profile 'tiny' has no test images, on which the net is measured: put some into .*test"
         ),
     ):
         train(tiny, empty, device="cpu", progress=False)
@@ -450,10 +450,30 @@ def test_convolutions_are_in_full_precision_but_for_training(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert device.default_device() == torch.device("cuda") and not torch.backends.cudnn.allow_tf32
-    seen = []
-    monkeypatch.setattr(run, "_train", lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    convolutions, seen = torch.backends.cudnn.conv, []
+    monkeypatch.setattr(run, "_train", lambda *_: seen.append(convolutions.fp32_precision))
     train(tiny, device="cpu", progress=False)
-    assert seen == [True] and not torch.backends.cudnn.allow_tf32
+    assert seen == ["tf32"] and not torch.backends.cudnn.allow_tf32
+    # PyTorch's newer flag and the older one contradict each other now, and reading the older one is
+    # an error
+    monkeypatch.setattr(convolutions, "fp32_precision", "tf32")
+    train(tiny, device="cpu", progress=False)
+    assert seen == ["tf32"] * 2 and convolutions.fp32_precision == "tf32"
+
+
+def test_the_random_generators_are_left_as_they_were(tiny, monkeypatch):
+    """And the weights are those of `torch.manual_seed`."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda *_: pytest.fail("seeds the GPUs"))
+    before = torch.get_rng_state()
+    net = build_model(dataclasses.replace(tiny, seed=5), 10)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.default_generator.manual_seed(5)
+    same = ZFNet(10, input_size=64, maps=(8,) * 5, fc=(16, 16))
+    torch.set_rng_state(before)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True)
+    )
 
 
 def test_a_width_of_zero_leaves_a_layer_out():
@@ -578,9 +598,9 @@ def test_rectifying_after_pooling_changes_no_bit(lrn):
         torch.randint(10, (8,)),
     )
     found = []
-    for model, run in ((net, net), (other, functools.partial(steps.forward, other))):
+    for model, call in ((net, net), (other, functools.partial(steps.forward, other))):
         torch.manual_seed(1)
-        logits = run(images)
+        logits = call(images)
         torch.nn.functional.cross_entropy(logits, labels).backward()
         found.append([logits, *(parameter.grad for parameter in model.parameters())])
     assert all(torch.equal(a, b) and a.any() for a, b in zip(*found, strict=True))

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from zfnet import load_profile
 from zfnet.data.images import Data, Images, statistics
 from zfnet.experiments.ablation.compute import ablation_data
-from zfnet.experiments.transfer.compute import load_task
-from zfnet.store.profiles import DataConfig, ModelConfig, Profile, TrainingConfig, load_profile
+from zfnet.experiments.transfer.compute import prepare_task
+from zfnet.store.profiles import DataConfig, ModelConfig, Profile, TrainingConfig
 from zfnet.training.small_nets import draw, mean_std, smaller, trained_quietly, variant
 
 
@@ -142,8 +143,8 @@ def test_a_variant_trains_once_in_a_folder_of_its_own(tmp_path, monkeypatch, cap
 def test_without_validation_images_nothing_can_be_chosen():
     images = tiny()
     profile = Profile("p", "P", training=TrainingConfig())
-    for experiment in (ablation_data, load_task):
-        with pytest.raises(ValueError, match="'p' has no validation images.*`data: validation:`"):
+    for experiment in (ablation_data, prepare_task):
+        with pytest.raises(ValueError, match=r"'p' has no validation images.*`data: validation:`"):
             experiment(
                 profile, Data(images, images.subset(torch.arange(0)), images, images.classes)
             )

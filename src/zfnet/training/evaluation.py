@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,41 +38,35 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
     if crops not in (1, 10):
         raise UserError(f"crops = {crops}: choose 1 (centre) or 10 (corners and centre, mirrored)")
     device = next(model.parameters()).device
-    found = []
+    parts, (top, left) = torch.arange(len(images)).split(max(1, batch_size // crops)), images.corner
+    centre = slice(None), slice(top, top + images.size), slice(left, left + images.size)
+    probabilities = []
     with evaluating(model):
-        parts, (top, left) = (
-            torch.arange(len(images)).split(max(1, batch_size // crops)),
-            images.corner,
-        )
         for indices, (stored, rows) in zip(parts, read_ahead(images.pixels, parts), strict=True):
-            centre = (
-                rows,
-                slice(None),
-                slice(top, top + images.size),
-                slice(left, left + images.size),
+            # (B, crops, 3, S, S)
+            pixels = (
+                stored[rows, *centre][:, None]
+                if crops == 1
+                else ten_crop(stored[rows], images.size)
             )
-            pixels = stored[centre][:, None] if crops == 1 else ten_crop(stored[rows], images.size)
-            inputs = images.normalise(pixels.flatten(0, 1).to(device)).contiguous(
-                memory_format=torch.channels_last
-            )
-            found.append(
-                forward(model, inputs)
-                .float()
-                .softmax(1)
-                .view(len(indices), crops, -1)
-                .mean(1)
-                .cpu()
-            )
-    probabilities = torch.cat(found)
-    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), images.labels).item()
+            inputs = images.normalise(pixels.flatten(0, 1).to(device))
+            logits = forward(model, inputs.contiguous(memory_format=torch.channels_last))
+            each = logits.float().softmax(1).view(len(indices), crops, -1)
+            probabilities.append(each.mean(1).cpu())
+    return _measured(torch.cat(probabilities), images.labels)
+
+
+def _measured(probabilities: torch.Tensor, labels: torch.Tensor) -> Evaluation:
+    """What probabilities (N, classes) come to, for images of these labels (N,)."""
+    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item()
     best = probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
-    hits = best == images.labels[:, None]
+    hits = best == labels[:, None]
     return Evaluation(
-        loss,
-        hits[:, 0].double().mean().item(),
-        hits.any(1).double().mean().item(),
-        probabilities,
-        best[:, 0],
+        loss=loss,
+        accuracy=hits[:, 0].double().mean().item(),
+        top5=hits.any(1).double().mean().item(),
+        probabilities=probabilities,
+        predictions=best[:, 0],
     )
 
 
@@ -79,11 +74,11 @@ def class_accuracy(predictions: torch.Tensor | np.ndarray, labels: torch.Tensor)
     """Mean over the classes of `labels` (N,) of each one's accuracy, 0..1: the measure of the
     paper's Table 4.
     """
-    right = torch.as_tensor(predictions) == labels
-    # rounded as scikit-learn does
-    return float(
-        np.mean([right[labels == label].double().mean().item() for label in labels.unique()])
-    )
+    from sklearn.metrics import balanced_accuracy_score
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # predictions may be of classes that `labels` lack
+        return float(balanced_accuracy_score(np.asarray(labels), np.asarray(predictions)))
 
 
 def examples(
@@ -108,7 +103,7 @@ def examples(
     return torch.tensor(list(chosen.values())[:count])
 
 
-def _evaluate(model: nn.Module, images: Images, crops: int = 1) -> Evaluation:
+def evaluate_together(model: nn.Module, images: Images, crops: int = 1) -> Evaluation:
     """`evaluate`, each process on its share of the images, put together in all of them."""
     rank, processes = distributed.share()
     if processes == 1 or len(images) < processes:
@@ -120,13 +115,9 @@ def _evaluate(model: nn.Module, images: Images, crops: int = 1) -> Evaluation:
         sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True))
         for name in ("loss", "accuracy", "top5")
     )
-    probabilities, predictions = (
-        torch.empty(len(images), own.probabilities.shape[1]),
-        torch.empty(len(images), dtype=torch.long),
-    )
+    probabilities = torch.empty(len(images), own.probabilities.shape[1])
+    predictions = torch.empty(len(images), dtype=torch.long)
     for n, part in enumerate(parts):
-        probabilities[n::processes], predictions[n::processes] = (
-            part.probabilities,
-            part.predictions,
-        )
+        probabilities[n::processes] = part.probabilities
+        predictions[n::processes] = part.predictions
     return Evaluation(loss, accuracy, top5, probabilities, predictions)

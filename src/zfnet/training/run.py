@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -30,9 +30,9 @@ from zfnet.store import artefacts, distributed, keys, provenance
 from zfnet.store.device import default_device
 from zfnet.store.errors import Diverged, UserError
 from zfnet.store.profiles import Profile
-from zfnet.training.evaluation import _evaluate, class_accuracy
+from zfnet.training.evaluation import Evaluation, class_accuracy, evaluate_together
 from zfnet.training.recipe import RECIPE
-from zfnet.training.steps import _due, _improved, _optimiser, _steps
+from zfnet.training.steps import epoch_steps, improved, optimisation, snapshot_steps
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
 
@@ -91,11 +91,13 @@ def train(
 
 @contextlib.contextmanager
 def _tf32() -> Iterator[None]:
-    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, True
+    # not cudnn.allow_tf32: reading that is an error once the flag below was set by anybody
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        convolutions.fp32_precision = before
 
 
 def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
@@ -118,34 +120,17 @@ def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
 
 
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
-    config, share = profile.training, distributed.share()
+    config, (rank, processes) = profile.training, distributed.share()
     batch = min(config.batch_size, len(data.train))
-    if batch % share[1]:
+    if batch % processes:
         raise UserError(
-            f"a batch of {batch} images cannot be shared by {share[1]} processes alike: choose a"
+            f"a batch of {batch} images cannot be shared by {processes} processes alike: choose a"
             " number that divides it"
         )
     model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
     steps = max(1, len(data.train) // config.batch_size)
-    optimiser, scheduler, when = _optimiser(model, config, steps)
-    snapshots = _due(config, steps)
-    state = {
-        "key": key,
-        "epoch": 0,
-        "best": -1.0,
-        "best_epoch": 0,
-        "best_model": None,
-        "history": [],
-        "seconds": 0.0,
-    }
-    if saved := distributed.from_first(
-        lambda: artefacts.load_state(profile.checkpoint_file, key, torch.device("cpu"))
-    ):
-        state = saved
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        if scheduler:
-            scheduler.load_state_dict(state["scheduler"])
+    optimiser, scheduler, when = optimisation(model, config, steps)
+    state = _resumed(profile, key, model, optimiser, scheduler)
     net = distributed.averaged(model, forward)
     pixels, labels = data.train.pixels, data.train.labels.to(device)
     if not isinstance(pixels, Files):
@@ -157,9 +142,18 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         unit="step",
         disable=None if progress else True,
     )
+    snapshots = snapshot_steps(config, steps) if rank == 0 else {}
+
+    def after(step: int) -> None:
+        """Once a step is done: its snapshots, and the bar."""
+        for part in (part for part, due in snapshots.items() if due == step):
+            meta = {"key": key, "step": step, "epochs": step / steps}
+            artefacts.save_tensors(profile.snapshot_file(part), model.features.state_dict(), meta)
+        bar.update()
+
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
-        started, sums = time.perf_counter(), torch.zeros(3, dtype=torch.float64)
-        parts = _steps(
+        started = time.perf_counter()
+        parts = epoch_steps(
             net,
             optimiser,
             scheduler if when == "batch" else None,
@@ -169,68 +163,99 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             config,
             profile.seed,
             epoch,
-            share,
+            (rank, processes),
         )
-        for step, done in enumerate(parts, start=1 + (epoch - 1) * steps):
-            sums += torch.tensor(done, dtype=torch.float64)
-            for part in (part for part, due in snapshots.items() if due == step and share[0] == 0):
-                meta = {"key": state["key"], "step": step, "epochs": step / steps}
-                artefacts.save_tensors(
-                    profile.snapshot_file(part), model.features.state_dict(), meta
-                )
-            bar.update()
-        loss, errors, seen = distributed.summed(sums).tolist()
+        loss, error = _epoch(parts, after, 1 + (epoch - 1) * steps)
         if not loss < float("inf"):
-            cure = (
-                f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}"
+            raise Diverged(
+                f"the loss is no longer finite in epoch {epoch}",
+                f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile"
+                f" {profile.name!r}",
             )
-            raise Diverged(f"the loss is no longer finite in epoch {epoch}: {cure}")
-        val = _evaluate(model, data.val) if len(data.val) else None
+        val = evaluate_together(model, data.val) if len(data.val) else None
         val_loss, val_error = (val.loss, 1 - val.accuracy) if val else (float("nan"), float("nan"))
         lr = optimiser.param_groups[0]["lr"]
         if when == "epoch":
             scheduler.step(val_loss)
-        if _improved(val, state["best"]):
-            best_model = {
-                name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()
-            }
-            state |= {
-                "best": val.accuracy if val else None,
-                "best_epoch": epoch,
-                "best_model": best_model,
-            }
-        row = (epoch, lr, loss / seen, errors / seen, val_loss, val_error)
-        state["history"] = [*state["history"], row]
+        if improved(val, state["best"]):
+            state |= _kept(model, epoch, val)
         state |= {
             "epoch": epoch,
+            "history": [*state["history"], (epoch, lr, loss, error, val_loss, val_error)],
             "model": model.state_dict(),
             "optimiser": optimiser.state_dict(),
             "scheduler": scheduler.state_dict() if scheduler else None,
             "seconds": state["seconds"] + time.perf_counter() - started,
         }
-        if share[0] == 0:
+        if rank == 0:
             artefacts.save_state(profile.checkpoint_file, state)
         bar.set_postfix_str(
-            f"epoch {epoch}/{config.epochs}, train error {errors / seen:.1%}, val error"
-            f" {val_error:.1%}"
+            f"epoch {epoch}/{config.epochs}, train error {error:.1%}, val error {val_error:.1%}"
         )
         if progress and bar.disable:
             print(
-                f"epoch {epoch:3d}/{config.epochs}  loss {loss / seen:.3f}  train error"
-                f" {errors / seen:6.1%}  val error {val_error:6.1%}",
+                f"epoch {epoch:3d}/{config.epochs}  loss {loss:.3f}  train error {error:6.1%}"
+                f"  val error {val_error:6.1%}",
                 flush=True,
             )
     bar.close()
     return _finish(profile, data, model, state, device)
 
 
+def _resumed(profile: Profile, key: str, model: nn.Module, optimiser, scheduler) -> dict:
+    """The state to go on from: the checkpoint's, put into net, optimiser and scheduler, where one
+    was made from `key`; else that of the start.
+    """
+    state = distributed.from_first(
+        lambda: artefacts.load_state(profile.checkpoint_file, key, torch.device("cpu"))
+    )
+    if state is None:
+        return {
+            "key": key,
+            "epoch": 0,
+            "best": -1.0,
+            "best_epoch": 0,
+            "best_model": None,
+            "history": [],
+            "seconds": 0.0,
+        }
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    if scheduler:
+        scheduler.load_state_dict(state["scheduler"])
+    return state
+
+
+def _epoch(parts: Iterator[tuple], after: Callable[[int], None], first: int) -> tuple[float, float]:
+    """Take an epoch's steps, numbered from `first`: mean loss and error over the images of all
+    processes. The sums stay on the device, so that no step waits for the one before it.
+    """
+    loss = errors = seen = 0
+    for step, (batch_loss, batch_errors, size) in enumerate(parts, start=first):
+        loss, errors, seen = loss + batch_loss, errors + batch_errors, seen + size
+        after(step)
+    sums = torch.tensor([float(loss), float(errors), seen], dtype=torch.float64)
+    loss, errors, seen = distributed.summed(sums).tolist()
+    return loss / seen, errors / seen
+
+
+def _kept(model: nn.Module, epoch: int, val: Evaluation | None) -> dict:
+    """What a training remembers of its best epoch."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return {
+        "best": val.accuracy if val else None,
+        "best_epoch": epoch,
+        "best_model": weights,
+    }
+
+
 def _finish(
     profile: Profile, data: Data, model: nn.Module, state: dict, device: torch.device
 ) -> dict:
-    """Restore the epoch that was best on validation, test it once, and write weights and history."""
+    """Restore the epoch that was best on validation, test it once, write weights and history."""
     model.load_state_dict(state["best_model"])
-    centre = _evaluate(model, data.test)
-    test = _evaluate(model, data.test, crops=10) if profile.training.ten_crop else centre
+    centre = evaluate_together(model, data.test)
+    test = evaluate_together(model, data.test, crops=10) if profile.training.ten_crop else centre
     meta = provenance.record(
         profile,
         device,

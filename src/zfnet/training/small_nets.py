@@ -49,15 +49,26 @@ def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     return torch.cat(chosen).sort().values
 
 
-def resized(images: Images, size: int) -> torch.Tensor:
-    """The stored pixels shrunk so that the crop of `images.size` becomes one of `size` pixels: uint8
-    (N, 3, h, w).
+def resized(
+    images: Images, size: int, mean: torch.Tensor, std: torch.Tensor, gain: float
+) -> Images:
+    """The images shrunk so that the crop of `images.size` becomes one of `size` pixels, normalised
+    anew; masks and keypoints are left behind.
     """
     from torchvision.transforms.v2.functional import resize
 
     sides = [round(side * size / images.size) for side in images.pixels.shape[-2:]]
     parts = torch.arange(len(images)).split(512)
-    return torch.cat([resize(images.pixels[part], sides, antialias=True) for part in parts])
+    return dataclasses.replace(
+        images,
+        pixels=torch.cat([resize(images.pixels[part], sides, antialias=True) for part in parts]),
+        size=size,
+        mean=mean,
+        std=std,
+        gain=gain,
+        masks=None,
+        keypoints=None,
+    )
 
 
 def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0) -> Data:
@@ -72,22 +83,12 @@ def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0
             f"size = {size}: choose a side from 1 to {data.train.size} pixels, that of the"
             " profile's images"
         )
-    pixels = {name: resized(getattr(data, name), size) for name in ("train", "val", "test")}
-    mean, std = statistics(pixels["train"], size, normalise)
-    parts = {
-        name: dataclasses.replace(
-            getattr(data, name),
-            pixels=own,
-            size=size,
-            mean=mean,
-            std=std,
-            gain=gain,
-            masks=None,  # which are those of the stored pixels
-            keypoints=None,
-        )
-        for name, own in pixels.items()
-    }
-    return Data(**parts, classes=data.classes)
+    parts = [
+        resized(split, size, split.mean, split.std, gain)
+        for split in (data.train, data.val, data.test)
+    ]
+    mean, std = statistics(parts[0].pixels, size, normalise)
+    return Data(*(dataclasses.replace(part, mean=mean, std=std) for part in parts), data.classes)
 
 
 def scaled(widths: Sequence[int], factor: float) -> tuple[int, ...]:

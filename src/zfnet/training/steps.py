@@ -44,53 +44,44 @@ def train_step(
     return logits.detach()
 
 
-def _optimiser(model: nn.Module, config: TrainingConfig, steps: int):
+def optimisation(model: nn.Module, config: TrainingConfig, steps: int):
     """(optimiser, scheduler, when it steps: "batch", "epoch" or None) of a run of `steps` steps an
     epoch. "plateau" is the paper's annealing by hand.
     """
+    schedules, parameters = torch.optim.lr_scheduler, model.parameters()
     if config.optimiser == "adamw":
         optimiser = torch.optim.AdamW(
-            model.parameters(),
-            config.lr,
-            (config.momentum, 0.999),
-            weight_decay=config.weight_decay,
+            parameters, config.lr, (config.momentum, 0.999), weight_decay=config.weight_decay
         )
     else:
         optimiser = torch.optim.SGD(
-            model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+            parameters, config.lr, config.momentum, weight_decay=config.weight_decay
         )
     if config.schedule == "onecycle":
-        return (
-            optimiser,
-            torch.optim.lr_scheduler.OneCycleLR(
-                optimiser, config.lr, total_steps=config.epochs * steps, cycle_momentum=False
-            ),
-            "batch",
+        total = config.epochs * steps
+        scheduler = schedules.OneCycleLR(
+            optimiser, config.lr, total_steps=total, cycle_momentum=False
         )
+        return optimiser, scheduler, "batch"
     if config.schedule == "plateau":
-        return (
-            optimiser,
-            torch.optim.lr_scheduler.ReduceLROnPlateau(
-                optimiser, factor=0.1, patience=3, threshold=1e-3
-            ),
-            "epoch",
-        )
+        scheduler = schedules.ReduceLROnPlateau(optimiser, factor=0.1, patience=3, threshold=1e-3)
+        return optimiser, scheduler, "epoch"
     return optimiser, None, None
 
 
-def _due(config: TrainingConfig, steps: int) -> dict[int, int]:
+def snapshot_steps(config: TrainingConfig, steps: int) -> dict[int, int]:
     """Snapshot n, in 64ths of the run, and the step after which it is taken."""
     return {part: max(1, round(part / 64 * config.epochs * steps)) for part in config.snapshots}
 
 
-def _improved(val: Evaluation | None, best: float | None) -> bool:
+def improved(val: Evaluation | None, best: float | None) -> bool:
     """Whether an epoch is the one to keep: the latest of the best on the validation split, the last
     one where there is none.
     """
     return val is None or val.accuracy >= best
 
 
-def _steps(
+def epoch_steps(
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     scheduler,
@@ -101,9 +92,9 @@ def _steps(
     seed: int,
     epoch: int,
     share: tuple[int, int] = (0, 1),
-) -> Iterator[tuple[float, int, int]]:
-    """One epoch, a step at a time: yields each batch's summed loss, errors and size. All that is
-    random in it derives from `seed` and `epoch`.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """One epoch, a step at a time: yields each batch's summed loss (float64) and errors, where the
+    model is, and its size. All that is random in it derives from `seed` and `epoch`.
 
     pixels, labels: those of `images` on the device. share: (rank, processes), of which this one
     takes every processes-th image of each batch; the crops are those of a single process, dropout
@@ -113,28 +104,19 @@ def _steps(
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     torch.manual_seed(seed * 100_003 + epoch + rank * 1_000_003)
     model.train()
-    order = torch.randperm(len(labels), generator=generator)[
-        : max(1, len(labels) // config.batch_size) * config.batch_size
-    ]
+    # whole batches only, but for a set smaller than one
+    used = max(1, len(labels) // config.batch_size) * config.batch_size
+    order = torch.randperm(len(labels), generator=generator)[:used]
     parts = [part[rank::processes] for part in order.split(config.batch_size)]
     for indices, (stored, rows) in zip(parts, read_ahead(pixels, parts), strict=True):
-        inputs = images.normalise(
-            random_crops(
-                stored, rows, images.size, generator, config.flip, config.smallest_crop, share
-            ).to(labels.device)
+        cut = random_crops(
+            stored, rows, images.size, generator, config.flip, config.smallest_crop, share
         )
+        inputs = images.normalise(cut.to(labels.device))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         target = labels[indices.to(labels.device)]
-        logits = train_step(
-            model,
-            optimiser,
-            inputs.contiguous(memory_format=torch.channels_last),
-            target,
-            config.rms,
-        )
+        logits = train_step(model, optimiser, inputs, target, config.rms)
         if scheduler:
             scheduler.step()
-        yield (
-            F.cross_entropy(logits, target).item() * len(indices),
-            (logits.argmax(1) != target).sum().item(),
-            len(indices),
-        )
+        loss = F.cross_entropy(logits, target).double() * len(indices)
+        yield loss, (logits.argmax(1) != target).sum(), len(indices)
