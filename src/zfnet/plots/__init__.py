@@ -4,11 +4,11 @@
 experiment stand beside its computation, in `experiments`.
 """
 
-from .contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
-from .explained import explained_figure, occluded_figure
-from .panels import captioned, crop_field, mosaic
-from .saving import fingerprint, save_figure, save_table, write_figure
-from .top9 import random_maps, spread, top9_figure, top9_tiles
+from zfnet.plots.contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
+from zfnet.plots.explained import explained_figure, occluded_figure
+from zfnet.plots.panels import captioned, crop_field, mosaic
+from zfnet.plots.saving import fingerprint, save_figure, save_table, write_figure
+from zfnet.plots.top9 import random_maps, spread, top9_figure, top9_tiles
 
 __all__ = [
     "PERCENTILE",
