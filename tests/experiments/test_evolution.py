@@ -61,7 +61,7 @@ def random_images(n: int, side: int = 16, seed: int = 0) -> Images:
     )
 
 
-# --- responses -------------------------------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -92,7 +92,7 @@ def test_a_constant_map_has_no_last_responses_and_none_to_compare_with_counts_as
     assert not found[:, [0, 3]].isnan().any()
 
 
-# --- projections -----------------------------------------------------------------------------------------------------
+# --- projections ----------------------------------------------------------------------------------
 
 
 def one_filter(*weights: float) -> nn.Sequential:
@@ -121,7 +121,7 @@ def test_projections_are_compared_by_the_cosine_of_their_filters():
     assert found[:, 2].tolist() == [0, 0, 0, 0], "a unit that does not fire has no projection"
 
 
-# --- when a curve settles --------------------------------------------------------------------------------------------
+# --- when a curve settles -------------------------------------------------------------------------
 
 EPOCHS = torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0])
 
@@ -152,7 +152,7 @@ def test_settled_wants_two_series_of_one_length():
         settled(EPOCHS, torch.ones(4))
 
 
-# --- jumps -----------------------------------------------------------------------------------------------------------
+# --- jumps ----------------------------------------------------------------------------------------
 
 
 def test_jumps_sort_neighbours_by_their_source_image():
@@ -165,12 +165,12 @@ def test_jumps_sort_neighbours_by_their_source_image():
     assert changed.tolist() == pytest.approx([np.corrcoef(a.ravel(), b.ravel())[0, 1], -1])
 
 
-# --- a whole evolution -----------------------------------------------------------------------------------------------
+# --- a whole evolution ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
     model = ModelConfig(maps=(3, 4, 4, 4, 5), fc=(6,))
     training = TrainingConfig(epochs=4, snapshots=(1, 32, 64))
     return Profile(
@@ -359,7 +359,7 @@ def test_rows_of_the_table():
     )
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def test_cells_show_the_projection_on_its_own_scale_and_bars_the_last_source():

@@ -16,8 +16,8 @@ from zfnet.experiments.feature_maps import compute
 from zfnet.experiments.feature_maps.compute import (
     describe,
     extremes,
-    load_extremes,
     random_channels,
+    run_extremes,
     stages,
 )
 from zfnet.methods import feature_maps
@@ -172,11 +172,11 @@ def test_extremes_are_kept_and_made_again_for_other_weights(net, tmp_path, monke
     monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
     profile = dataclasses.replace(CHECKOUT, name="tiny")
     images = pictures(2)
-    first = load_extremes(profile, net, images, ["relu1"])
+    first = run_extremes(profile, net, images, ["relu1"])
     monkeypatch.setattr(compute, "extremes", None)  # a second call must read
-    assert torch.equal(load_extremes(profile, net, images, ["relu1"])["relu1"], first["relu1"])
+    assert torch.equal(run_extremes(profile, net, images, ["relu1"])["relu1"], first["relu1"])
     with pytest.raises(TypeError):
-        load_extremes(
+        run_extremes(
             profile, ZFNet(5, input_size=70, maps=(6, 8, 5, 5, 4), fc=()), images, ["relu1"]
         )
 

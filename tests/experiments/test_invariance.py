@@ -23,9 +23,9 @@ from zfnet.experiments.invariance.compute import (
     hidden,
     invariance_rows,
     linearity,
-    load_invariance,
     measure,
     rotation_rows,
+    run_invariance,
     share_of_range,
     transform,
     turned,
@@ -50,7 +50,7 @@ def random_images(n: int = 3, side: int = 20, stored: tuple[int, int] = (24, 27)
     )
 
 
-# --- what is done to the images --------------------------------------------------------------------------------------
+# --- what is done to the images -------------------------------------------------------------------
 
 
 def test_the_papers_amounts():
@@ -140,7 +140,7 @@ def test_bad_transformations_are_named():
         transform(images, [0], "scale", 0)
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
+# --- what is measured -----------------------------------------------------------------------------
 
 
 def net(**choices) -> ZFNet:
@@ -247,14 +247,14 @@ def test_targets_must_be_outputs_of_the_net(targets, message):
 
 
 def test_measured_once_and_then_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
     monkeypatch.setattr(
         invariance, "amounts", lambda kind, size: torch.tensor([1.0, 2.0], dtype=torch.float64)
     )
     profile, images, model = Profile("tiny", "Tiny"), random_images(2, 64, (64, 64)), net()
-    first = load_invariance(profile, model, images, torch.tensor([0, 1]))
+    first = run_invariance(profile, model, images, torch.tensor([0, 1]))
     monkeypatch.setattr(invariance, "measure", None)
-    again = load_invariance(profile, model, images, torch.tensor([0, 1]))
+    again = run_invariance(profile, model, images, torch.tensor([0, 1]))
     assert list(again) == list(KINDS) and all(
         torch.equal(getattr(again[kind], name), getattr(first[kind], name))
         for kind in KINDS
@@ -265,10 +265,10 @@ def test_measured_once_and_then_read(tmp_path, monkeypatch):
         (model, images.subset(torch.tensor([1, 0])), [0, 1]),
     ):
         with pytest.raises(TypeError):
-            load_invariance(profile, *other[:2], torch.tensor(other[2]))
+            run_invariance(profile, *other[:2], torch.tensor(other[2]))
 
 
-# --- what is made of it ----------------------------------------------------------------------------------------------
+# --- what is made of it ---------------------------------------------------------------------------
 
 
 def sweep(kind, steps, layer1, layer7=None, probability=None, targets=None) -> Invariance:

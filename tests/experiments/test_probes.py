@@ -284,7 +284,7 @@ def test_of_equal_penalties_the_smallest_is_taken_and_the_test_images_do_not_cho
 
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="kind = 'forest': choose one of 'svm', 'softmax'"):
-        probes.fit("forest", torch.zeros(2, 2), torch.tensor([0, 1]), 1.0)
+        probes.probe("forest", *[(torch.zeros(2, 2), torch.tensor([0, 1]))] * 3)
 
 
 # which images
@@ -343,7 +343,7 @@ def setting(tmp_path, monkeypatch):
 
 def test_every_cell_of_the_table_is_the_probe_it_names(setting):
     profile, model, data = setting
-    found = probes.load_probes(profile, model, data, progress=False)
+    found = probes.run_probes(profile, model, data, progress=False)
     assert set(found.accuracy) == {
         (net, *kind)
         for net in probes.NETS
@@ -389,9 +389,9 @@ def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     profile = profile.with_sections(probes=replace(profile.probes, per_class=(2,), draws=1))
     calls = []
     monkeypatch.setattr(probes, "probe", lambda kind, *_: (calls.append(kind), (0.25, 0.1))[1])
-    first = probes.load_probes(profile, model, data, progress=False)
+    first = probes.run_probes(profile, model, data, progress=False)
     assert len(calls) == 18 and len(list((profile.runs / "probes").glob("*.safetensors"))) == 18
-    again = probes.load_probes(profile, model, data, progress=False)
+    again = probes.run_probes(profile, model, data, progress=False)
     assert (
         len(calls) == 18
         and again.dimensions == first.dimensions
@@ -399,9 +399,9 @@ def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     )
     with torch.no_grad():
         model.classifier.fc7.bias += 1
-    probes.load_probes(profile, model, data, progress=False)
+    probes.run_probes(profile, model, data, progress=False)
     assert len(calls) == 36
-    probes.load_probes(replace(profile, seed=6), model, data, progress=False)
+    probes.run_probes(replace(profile, seed=6), model, data, progress=False)
     assert len(calls) == 54
 
 
@@ -410,13 +410,13 @@ def test_draws_that_take_every_image_are_one(setting, monkeypatch):
     profile = profile.with_sections(probes=replace(profile.probes, per_class=(2, 10), draws=3))
     calls = []
     monkeypatch.setattr(probes, "probe", lambda kind, *_: (calls.append(kind), (0.25, 0.1))[1])
-    found = probes.load_probes(profile, model, data, progress=False)
+    found = probes.run_probes(profile, model, data, progress=False)
     assert len(calls) == 18 * (3 + 1) and found.accuracy["trained", "svm", 1].shape == (2, 3)
 
 
 def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):
     profile, model, data = setting
-    whole = probes.load_probes(profile, model, data, progress=False)
+    whole = probes.run_probes(profile, model, data, progress=False)
     shutil.rmtree(profile.runs / "probes")
     plain, calls = probes.probe, []
 
@@ -428,8 +428,8 @@ def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):
 
     monkeypatch.setattr(probes, "probe", stopped)
     with pytest.raises(KeyboardInterrupt):
-        probes.load_probes(profile, model, data, progress=False)
-    again = probes.load_probes(profile, model, data, progress=False)
+        probes.run_probes(profile, model, data, progress=False)
+    again = probes.run_probes(profile, model, data, progress=False)
     assert len(calls) == 60 + 9 * 6
     assert all(
         torch.equal(again.accuracy[cell], whole.accuracy[cell])
@@ -440,7 +440,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):
 
 def test_coarser_and_finer_grids_are_the_probes_they_name(setting, monkeypatch):
     profile, model, data = setting
-    found = probes.load_grids(profile, model, data, most=5)
+    found = probes.run_grids(profile, model, data, most=5)
     # the maps of layers 2 and 3 are 3 x 3
     assert set(found) == {(1, 4), (2, 5), (3, 4), (1, 36), (2, 45), (3, 36), (1, 196)}
     train = data.train.subset(probes.draw(data.train.labels, 4, 5000).flatten())
@@ -453,7 +453,7 @@ def test_coarser_and_finer_grids_are_the_probes_they_name(setting, monkeypatch):
         assert parts[0][0].shape[1] == count
         assert found[layer, count] == pytest.approx(probes.probe("svm", *parts)[0])
     monkeypatch.setattr(probes, "probe", None)
-    assert probes.load_grids(profile, model, data, most=5) == found
+    assert probes.run_grids(profile, model, data, most=5) == found
 
 
 def made_up():

@@ -20,9 +20,9 @@ from zfnet.experiments.sanity_checks.compute import (
     Sanity,
     cascade,
     difference,
-    load_sanity,
     pictures,
     randomised,
+    run_sanity,
     sanity,
     table,
     untrained_nets,
@@ -259,10 +259,10 @@ def test_untrained_nets_are_the_profiles_from_other_seeds(profile):
 @pytest.mark.parametrize("masks", [True, False])
 def test_the_artefact_the_table_and_the_figure(profile, masks, monkeypatch):
     model, images, indices = small(0), drawn_images(masks=masks), torch.tensor([0, 1, 3])
-    found = load_sanity(profile, model, images, indices, "relu3", draws=2)
+    found = run_sanity(profile, model, images, indices, "relu3", draws=2)
     # the second time it is read
     monkeypatch.setattr("zfnet.experiments.sanity_checks.compute.sanity", None)
-    again = load_sanity(profile, model, images, indices, "relu3", draws=2)
+    again = run_sanity(profile, model, images, indices, "relu3", draws=2)
     assert again.levels == found.levels and torch.equal(
         again.edges_inside.nan_to_num(9), found.edges_inside.nan_to_num(9)
     )

@@ -24,8 +24,8 @@ from zfnet.experiments.transfer.compute import (
     counts,
     fit_softmax,
     layer7,
-    load_task,
     only,
+    prepare_task,
     scratch_accuracy,
     softmax_accuracy,
     split_classes,
@@ -161,7 +161,7 @@ def test_strength_is_chosen_on_the_validation_images_the_weakest_of_equals():
 
 def test_both_ends_of_a_transfer(profile):
     everything = data(count=24, classes=4)
-    task = load_task(profile, everything, seed=2)
+    task = prepare_task(profile, everything, seed=2)
     known, new = split_classes(4, 2)
     assert task.source_classes == tuple("abcd"[i] for i in known) and task.target.classes == tuple(
         "abcd"[i] for i in new
@@ -215,7 +215,7 @@ class Brightness(nn.Module):
 
 
 def test_accuracy_from_scratch_is_counted_on_the_test_images(profile, monkeypatch):
-    task = load_task(profile, data(count=40, classes=4))
+    task = prepare_task(profile, data(count=40, classes=4))
     monkeypatch.setattr(
         "zfnet.experiments.transfer.compute.trained_quietly", lambda own, small: Brightness()
     )
@@ -250,7 +250,7 @@ def test_the_source_may_be_another_profile(profile, monkeypatch):
         lambda found: data(count=8, classes=2, seed=4),
     )
     monkeypatch.setattr("zfnet.experiments.transfer.compute.trained", lambda found, its: net)
-    task = load_task(
+    task = prepare_task(
         profile.with_sections(transfer=dataclasses.replace(SMALL, source="other")),
         everything,
     )
@@ -328,13 +328,13 @@ def test_figure_draws_our_means_and_the_papers_numbers():
 
 def test_messages_say_the_cure(profile):
     with pytest.raises(ValueError, match="transfer.source = 'p' is the profile itself"):
-        load_task(
+        prepare_task(
             profile.with_sections(transfer=dataclasses.replace(SMALL, source="p")), data()
         )
     with pytest.raises(
         ValueError, match="'p' is of a pretrained net: set `transfer: source: p` in one that trains"
     ):
-        load_task(dataclasses.replace(profile, training=None), data())
+        prepare_task(dataclasses.replace(profile, training=None), data())
     with pytest.raises(
         ValueError, match=r"transfer.per_class = \[50\]: the smallest class has 6 training images"
     ):

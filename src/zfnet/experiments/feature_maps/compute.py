@@ -112,7 +112,7 @@ def extremes(
     return found
 
 
-def load_extremes(
+def run_extremes(
     profile: Profile, model: nn.Module, images: Images, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """The profile's `extremes`, found in `runs/<profile>/extremes.safetensors` or measured now."""

@@ -178,7 +178,7 @@ def measure(
     return Invariance(kind, steps, *torch.cat(parts, 1), targets)
 
 
-def load_invariance(
+def run_invariance(
     profile: Profile, model: nn.Module, images: Images, targets: torch.Tensor
 ) -> dict[str, Invariance]:
     """All three transformations of these images, found in `runs/<profile>/invariance.safetensors`

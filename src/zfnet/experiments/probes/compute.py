@@ -16,25 +16,22 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import LinearSVC
 from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Data, Images, batches
+from zfnet.experiments import linear
+from zfnet.experiments.linear import Labelled
 from zfnet.methods.depth import depths, layer_outputs
 from zfnet.models.build import build_model
 from zfnet.store import artefacts, keys, provenance
 from zfnet.store.errors import UserError
 from zfnet.store.profiles import Profile
-from zfnet.training.evaluation import class_accuracy
 from zfnet.training.small_nets import mean_std
 
 # values of C to choose from
@@ -108,47 +105,22 @@ def coordinates(train: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tenso
     return tuple(x @ basis for x in scaled)
 
 
-def fit(kind: str, x: torch.Tensor, y: torch.Tensor, penalty: float):
-    """scikit-learn's "svm" (linear, squared hinge, one against the rest) or "softmax"
-    (multinomial), fitted. ValueError for another kind.
+def probe(
+    kind: str, train: Labelled, val: Labelled, test: Labelled, grid: Sequence[float] | None = None
+) -> tuple[float, float]:
+    """Mean per-class accuracy on `test` of the probe, an "svm" or a "softmax", fitted on `train`,
+    with the C that is best on `val`, the smallest of equals: (accuracy, C).
+
+    `grid` has the values of C to choose from, by default those of `GRID`. ValueError for another
+    kind.
     """
     if kind not in GRID:
         raise UserError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
-    probe = (
-        LinearSVC(C=penalty, dual=True, random_state=0, max_iter=2000)
-        if kind == "svm"
-        else LogisticRegression(C=penalty, max_iter=2000)
-    )
-    with warnings.catch_warnings():
-        # a large C that does not converge loses on the validation images, or is as good
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return probe.fit(x.numpy(), y.numpy())
-
-
-def probe(
-    kind: str,
-    train: tuple[torch.Tensor, torch.Tensor],
-    val: tuple[torch.Tensor, torch.Tensor],
-    test: tuple[torch.Tensor, torch.Tensor],
-    grid: Sequence[float] | None = None,
-) -> tuple[float, float]:
-    """Mean per-class accuracy on `test` of the probe fitted on `train`, with the C that is best on
-    `val`, the smallest of equals: (accuracy, C).
-
-    Each of the three is features (n, F) and labels (n,); `grid` has the values of C to choose from,
-    by default those of `GRID`.
-    """
-    x, x_val, x_test = coordinates(train[0], val[0], test[0])
-    best = max(
-        ((fit(kind, x, train[1], penalty), penalty) for penalty in sorted(grid or GRID[kind])),
-        key=_on(x_val, val[1]),
-    )
-    return _on(x_test, test[1])(best), best[1]
-
-
-def _on(x: torch.Tensor, y: torch.Tensor):
-    """The measure of a (classifier, C) on these images."""
-    return lambda found: class_accuracy(found[0].predict(x.numpy()), y)
+    turned = zip(coordinates(train[0], val[0], test[0]), (train[1], val[1], test[1]), strict=True)
+    train, val, test = turned
+    build = {"svm": linear.svm, "softmax": linear.softmax}[kind]
+    classifier, strength = linear.fit_best(build, train, val, grid or GRID[kind])
+    return linear.accuracy(classifier, test), strength
 
 
 def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
@@ -183,7 +155,7 @@ def held_out(images: Images, per_class: int, seed: int) -> Images:
     return images.subset(order[rank <= per_class].sort().values)
 
 
-def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = True) -> Probes:
+def run_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = True) -> Probes:
     """Table 7 of the profile's net, and of the same net with the random weights it started from: a
     file for each layer in `runs/<profile>/probes/`, made now where it is not there, so that an
     interrupted run goes on.
@@ -250,7 +222,7 @@ def load_probes(profile: Profile, model: nn.Module, data: Data, progress: bool =
     )
 
 
-def load_grids(
+def run_grids(
     profile: Profile,
     model: nn.Module,
     data: Data,
@@ -261,7 +233,7 @@ def load_grids(
     at most a sixteenth of `probes.features`, as many, and four times as many: the first draw, of
     the largest number of training images, and at most `most` validation and test images a class.
 
-    Found in `runs/<profile>/probes/` or made now. ValueError as in `load_probes`.
+    Found in `runs/<profile>/probes/` or made now. ValueError as in `run_probes`.
     """
     config, found = profile.probes, {}
     train = data.train.subset(

@@ -1,7 +1,7 @@
 """Sanity checks, beyond the paper: do the pictures depend on what the net has learned? (Adebayo et
 al. 2018, arXiv 1810.03292)
 
-    found = load_sanity(profile, model, data.test, indices, "relu5")
+    found = run_sanity(profile, model, data.test, indices, "relu5")
     rows = table(found)
 
 Three ways down from the same unit (`Deconvnet.project(…, rule=…)`): deconvnet, guided
@@ -226,7 +226,7 @@ def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module
     ]
 
 
-def load_sanity(
+def run_sanity(
     profile: Profile,
     model: nn.Module,
     images: Images,

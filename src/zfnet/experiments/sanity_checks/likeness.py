@@ -7,8 +7,11 @@ scales like_edges = same_place(picture, edges(inputs)[0], box)
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
+from scipy.stats import ConstantInputWarning, spearmanr
 from skimage.filters import sobel
 from skimage.metrics import structural_similarity
 
@@ -19,15 +22,9 @@ def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     """Spearman's rank correlation of two tensors of one size, ties at their average rank; NaN where
     one is constant.
     """
-    ranks = [_ranks(values.flatten().numpy()) for values in (a, b)]
-    return (
-        float(np.corrcoef(ranks)[0, 1]) if min(np.ptp(one) for one in ranks) > 0 else float("nan")
-    )
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1) / 2)[inverse]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return float(spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic)
 
 
 def as_drawn(picture: torch.Tensor) -> np.ndarray:

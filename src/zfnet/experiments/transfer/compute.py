@@ -1,7 +1,7 @@
 """Tables 4 and 5, Figure 9: do the features of one data set serve another? A new softmax on layer 7
 against a net trained from scratch.
 
-    task = load_task(profile, data)      # source net, target images, what the softmax sees
+    task = prepare_task(profile, data)      # source net, target images, what the softmax sees
     curve = accuracy_curve(task)         # mean per-class accuracy by training images per class, for
     all arms
 
@@ -15,18 +15,19 @@ architecture gives without any training.
 from __future__ import annotations
 
 import dataclasses
-import typing
-import warnings
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Data, Images, imagenet_statistics
 from zfnet.data.load import load_data
-from zfnet.experiments import load_profile
+from zfnet.experiments import linear, load_profile
+from zfnet.experiments.linear import Labelled
 from zfnet.experiments.transfer import TransferConfig
 from zfnet.methods.depth import last_hidden, layer_outputs
 from zfnet.models.build import build_model
@@ -47,9 +48,6 @@ from zfnet.training.small_nets import (
     trained_quietly,
     variant,
 )
-
-if typing.TYPE_CHECKING:
-    from sklearn.linear_model import LogisticRegression
 
 ARMS = ("pretrained", "untrained", "scratch")
 # of which the softmax's inverse regularisation C is chosen
@@ -127,7 +125,7 @@ def layer7(model: nn.Module, images: Images, batch_size: int = 100) -> torch.Ten
     )
 
 
-def load_task(profile: Profile, data: Data, seed: int = 0) -> Task:
+def prepare_task(profile: Profile, data: Data, seed: int = 0) -> Task:
     """Source and target of the profile: `transfer.source`'s net and all classes of the data, or,
     without one, the two halves of the classes.
 
@@ -241,26 +239,11 @@ def counts(profile: Profile, target: Data) -> tuple[int, ...]:
     return found
 
 
-def fit_softmax(
-    train: tuple[torch.Tensor, torch.Tensor], val: tuple[torch.Tensor, torch.Tensor]
-) -> LogisticRegression:
+def fit_softmax(train: Labelled, val: Labelled) -> LogisticRegression:
     """A softmax on features (N, D) with labels (N,): the strength of `STRENGTHS` with the best mean
     per-class accuracy on `val`, the weakest C among equals.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    best = None
-    for strength in STRENGTHS:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            softmax = LogisticRegression(C=strength, max_iter=300).fit(
-                *(part.numpy() for part in train)
-            )
-        score = class_accuracy(softmax.predict(val[0].numpy()), val[1])
-        if best is None or score > best[0]:
-            best = score, softmax
-    return best[1]
+    return linear.fit_best(functools.partial(linear.softmax, steps=300), train, val, STRENGTHS)[0]
 
 
 def softmax_accuracy(task: Task, chosen: torch.Tensor, arm: str = "pretrained") -> float:
@@ -273,7 +256,7 @@ def softmax_accuracy(task: Task, chosen: torch.Tensor, arm: str = "pretrained") 
         (train[chosen] / scale, task.target.train.labels[chosen]),
         (val / scale, task.target.val.labels),
     )
-    return class_accuracy(softmax.predict((test / scale).numpy()), task.target.test.labels)
+    return linear.accuracy(softmax, (test / scale, task.target.test.labels))
 
 
 def scratch_accuracy(task: Task, chosen: torch.Tensor, name: str, seed: int) -> float:
