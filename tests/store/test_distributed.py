@@ -23,7 +23,8 @@ PROFILE = """
 title: Tiny
 data: {source: shapes, count: 240, resize: 64, size: 56, validation: 0.2}
 model: {maps: [6, 8, 8, 8, 8], fc: [16], dropout: 0.0}
-training: {epochs: EPOCHS, batch_size: 16, lr: 0.01, schedule: onecycle, rms: 0.1, snapshots: [32, 64]}
+training:
+  {epochs: EPOCHS, batch_size: 16, lr: 0.01, schedule: onecycle, rms: 0.1, snapshots: [32, 64]}
 scan_split: train
 """
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,8 +80,8 @@ def runs(tmp_path_factory):
 
 def test_two_processes_train_as_one_does(runs, report):
     one, two = (
-        [[float(x) for x in row] for row in list(csv.reader(open(runs[n] / "history.csv")))[1:]]
-        for n in (1, 2)
+        [[float(x) for x in row] for row in csv.reader(lines[1:])]
+        for lines in ((runs[n] / "history.csv").read_text().splitlines() for n in (1, 2))
     )
     apart = max(
         abs(a - b) / max(abs(a), 1e-6)
@@ -108,7 +109,7 @@ def test_two_processes_train_as_one_does(runs, report):
 
 
 def test_a_scan_by_two_processes_is_that_of_one_to_the_bit(runs, tmp_path):
-    """Two processes scan with the weights that one trained: the same weights, so the same tables."""
+    """Two processes scan with the weights that one trained: same weights, so the same tables."""
     root = tiny(tmp_path / "again")
     kept = root / "runs" / "tiny"
     kept.parent.mkdir()

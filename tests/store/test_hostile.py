@@ -1,8 +1,9 @@
 """Broken and hostile input, one table each for profiles, images, folders, weights and artefacts:
 what it is, and the one line, or the value, that it gets.
 
-Fuzzing: ZFNET_FUZZ=5000 python -m pytest tests/test_hostile.py -k fuzz      # how many mutated
-files of each kind; 150 by default
+Fuzzing: ZFNET_FUZZ=5000 python -m pytest tests/store/test_hostile.py -k fuzz
+
+says how many mutated files of each kind; 150 by default.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ from zfnet.data import files
 from zfnet.data.files import Files
 from zfnet.models import weights
 from zfnet.store import artefacts
+from zfnet.store.errors import UserError, WorkerKilled
 from zfnet.store.profiles import ROOT, DataConfig, ModelConfig
 
 EXAMPLES = int(os.environ.get("ZFNET_FUZZ", 150))
-OURS = (ValueError, TypeError, OSError, FloatingPointError)
+OURS = (UserError, OSError)
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def got(report):
     return say
 
 
-# --- Profiles -----------------------------------------------------------------------------------------------------------
+# --- Profiles -------------------------------------------------------------------------------------
 
 LAUGHS = (
     "a: &a [x, x]\n"
@@ -289,7 +291,7 @@ def test_more_memory_than_there_is_gets_one_line(root, capsys, got):
     got("profile", "9e8 images of 9,000 px", out.err.strip())
 
 
-# --- Images -------------------------------------------------------------------------------------------------------------
+# --- Images ---------------------------------------------------------------------------------------
 
 SIDE = 24
 RNG = np.random.default_rng(0)
@@ -498,7 +500,7 @@ def test_an_odd_image_is_read_by_value(name, tmp_path, got):
     got("image", name, f"read, at most {apart:.2g} of 255 off")
 
 
-# --- Folders ------------------------------------------------------------------------------------------------------------
+# --- Folders --------------------------------------------------------------------------------------
 
 
 def photos(folder: Path, count: int = 4) -> None:
@@ -583,7 +585,7 @@ def test_too_few_images_are_named(root, got):
         ValueError,
         match=(
             "1 images of 1 classes leave none to train on: put three at least of each class into"
-            " .*images"
+            r" .*images"
         ),
     ) as caught:
         load_data(of_folder())
@@ -627,7 +629,7 @@ def test_a_dead_decoder_is_known_by_its_socket_too(root, monkeypatch, seen):
     images = Files(root / "images", [(f"cat/{n}.png", 0, 0) for n in range(10)], 16)
     read = files.read_ahead(images, torch.arange(10).split(2))
     assert len(next(read)[0]) == 2
-    with pytest.raises(OSError, match="^a process that decodes images was killed"):
+    with pytest.raises(OSError, match=r"^a process that decodes images was killed"):
         next(read)
 
 
@@ -635,12 +637,12 @@ def test_a_decoder_that_dies_during_a_step_gets_the_same_line(monkeypatch, capsy
     def step(_):
         raise RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")
 
-    monkeypatch.setattr("zfnet.cli.main._do", step)
+    monkeypatch.setattr("zfnet.cli.main._carry_out", step)
     assert main(["train", "demo"]) == 1
-    assert capsys.readouterr().err == f"error: {files.KILLED}\n"
+    assert capsys.readouterr().err == f"error: {WorkerKilled()}\n"
 
 
-# --- Weights ------------------------------------------------------------------------------------------------------------
+# --- Weights --------------------------------------------------------------------------------------
 
 
 class Program:
@@ -740,60 +742,80 @@ WEIGHTS = {
         torch_bytes({k: v for k, v in STATE.items() if k.startswith("features")}),
         "has no classifier; expected the weights of a whole",
     ),
-    "nothing, .safetensors": (".safetensors", b"", "cannot be read as weights"),
+    "nothing, .safetensors": (
+        ".safetensors",
+        b"",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
+    ),
     "a header of 2^63 bytes": (
         ".safetensors",
         header(b"{}", length=2**63),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
     "a header of 100 MB that is not there": (
         ".safetensors",
         header(b"{}", length=10**8),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
-    "a header that is no JSON": (".safetensors", header(b"{'a': 1}"), "cannot be read as weights"),
+    "a header that is no JSON": (
+        ".safetensors",
+        header(b"{'a': 1}"),
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
+    ),
     "a header that is no text": (
         ".safetensors",
         header(b"\xff\xfe\xfd"),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
     "a header 100,000 lists deep": (
         ".safetensors",
         header(b'{"a": ' + b"[" * 100_000),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
     "offsets beyond the end": (
         ".safetensors",
         tensor(data_offsets=[0, 800]),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
-    "offsets backwards": (".safetensors", tensor(data_offsets=[8, 0]), "cannot be read as weights"),
+    "offsets backwards": (
+        ".safetensors",
+        tensor(data_offsets=[8, 0]),
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
+    ),
     "a shape that overflows": (
         ".safetensors",
         tensor(shape=[2**40, 2**40]),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
-    "a negative shape": (".safetensors", tensor(shape=[-2]), "cannot be read as weights"),
-    "an unknown type": (".safetensors", tensor(dtype="F31"), "cannot be read as weights"),
+    "a negative shape": (
+        ".safetensors",
+        tensor(shape=[-2]),
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
+    ),
+    "an unknown type": (
+        ".safetensors",
+        tensor(dtype="F31"),
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
+    ),
     "a header of ours that is no JSON": (
         ".safetensors",
         save(STATE, {"zfnet": "{"}),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
     "a header of ours 100,000 lists deep": (
         ".safetensors",
         save(STATE, {"zfnet": "[" * 100_000}),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
     "a header of ours that is a list": (
         ".safetensors",
         save(STATE, {"zfnet": "[1]"}),
-        "cannot be read as weights",
+        r"w.safetensors is damaged \(.*\): delete it to have it made again",
     ),
     "a checksum that does not match": (
         ".safetensors",
         save(STATE, {"zfnet": '{"checksum": "crc32", "crc32": "00000000"}'}),
-        "is damaged, its contents do not match their checksum",
+        r"is damaged \(its contents do not match their checksum\)",
     ),
 }
 
@@ -827,7 +849,7 @@ def test_other_nets_weights_and_headers_are_named(tmp_path, got):
         tmp_path / "a.safetensors",
     )
     with pytest.raises(
-        ValueError, match="not a pytorchcv zfnet: missing features.stage0.bias, "
+        ValueError, match=r"not a pytorchcv zfnet: missing features\.stage0\.bias, "
     ) as caught:
         weights.from_pytorchcv(weights.read_weights(tmp_path / "a.safetensors"))
     got("weights", "a net without biases", caught.value)
@@ -853,7 +875,7 @@ def test_other_nets_weights_and_headers_are_named(tmp_path, got):
         got("weights", f"{key} = {value} in the header", caught.value, tmp_path)
 
 
-# --- Fuzzing ------------------------------------------------------------------------------------------------------------
+# --- Fuzzing --------------------------------------------------------------------------------------
 
 SOURCE = str(Path(zfnet.__file__).parent)
 CHANGES = st.lists(
@@ -976,7 +998,7 @@ def test_fuzz_profiles_by_structure(tmp_path, report):
         only_ours(tmp_path / "p.yaml", counts)
 
     fuzz()
-    assert counts["taken"] and counts["refused: ValueError"] and counts["refused: TypeError"]
+    assert counts["taken"] and counts["refused: UserError"] and counts["refused: WrongType"]
     report(f"fuzzing profiles/demo.yaml, structure: {sum(counts.values())} files, {dict(counts)}")
 
 

@@ -62,11 +62,14 @@ class OutOfMemory(UserError, MemoryError):
 class WorkerKilled(OSError):
     """A process that decodes images is gone."""
 
-    def __init__(self):
-        super().__init__(
+    def __init__(
+        self,
+        what: str = (
             "a process that decodes images was killed: most likely memory, or /dev/shm, ran out."
             " The same command goes on"
-        )
+        ),
+    ):
+        super().__init__(what)
 
 
 class ProcessLost(ConnectionError):

@@ -30,16 +30,18 @@ def key_of(*parts) -> str:
 
 
 def code_key(
-    function: Callable | type, without: tuple[str, ...] = (), package: Path = PACKAGE
+    function: Callable | type, without: tuple[str, ...] = (), package: Path | None = None
 ) -> str:
     """A key of the code of every module of this package that `function` reaches by import, its own
     first.
 
     Comments, docstrings and layout do not count. Packages named in `without`, such as "store", are
     left out with all that is reached through them alone, and so are single modules, such as
-    "training.recipe". `package`: the folder of the package.
+    "training.recipe". `package`: its folder, where it is not this one.
     """
-    return key_of([_code(_source(path)) for path in reached(function.__module__, without, package)])
+    return key_of(
+        [_code(_source(path)) for path in reached(function.__module__, without, package or PACKAGE)]
+    )
 
 
 def reached(module: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> list[Path]:
