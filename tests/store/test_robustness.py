@@ -537,7 +537,7 @@ def test_what_killed_processes_left_is_swept_and_what_living_ones_write_is_not(t
         temporary.write_text("whole")
     assert set(tmp_path.iterdir()) == stays | {tmp_path / "a.txt"}
     left.pop().mkdir()
-    artefacts.found(tmp_path / "none", "k")
+    artefacts.current(tmp_path / "none", "k")
     assert set(tmp_path.iterdir()) == stays | {tmp_path / "a.txt"}
 
 

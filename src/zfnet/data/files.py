@@ -48,7 +48,7 @@ class Files:
         return self.intact(*self.read(indices))[(slice(None), *crop)]
 
     def intact(self, pixels: torch.Tensor, broken: dict[int, str]) -> torch.Tensor:
-        """The pixels that `read` found; OSError where some file has become unreadable."""
+        """The pixels that `read` gave; OSError where some file has become unreadable."""
         if broken:
             raise OSError(
                 f"{self.root}: {'; '.join(broken.values())} cannot be read any more. Start again: a"
@@ -151,7 +151,7 @@ class _Reader(torch.utils.data.Dataset):
         return self.read(self.parts[n])
 
 
-def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -> Iterator:
+def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, images: images) -> Iterator:
     """use(part, read(part)) for each part in order, read ahead by as many processes as there are
     cores for each process of a run, up to eight.
 
@@ -166,14 +166,11 @@ def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, found: found) -
     # or the loader would draw from the global one, and dropout would differ from a run in memory
     own = torch.Generator()
     try:
-        for part, found in zip(
-            parts,
-            torch.utils.data.DataLoader(
-                _Reader(read, parts), batch_size=None, num_workers=workers, generator=own
-            ),
-            strict=True,
-        ):
-            yield use(part, found)
+        loader = torch.utils.data.DataLoader(
+            _Reader(read, parts), batch_size=None, num_workers=workers, generator=own
+        )
+        for part, images in zip(parts, loader, strict=True):
+            yield use(part, images)
         return
     # a dead process is seen by its signal, or by its socket before that
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
@@ -190,7 +187,9 @@ def read_ahead(
     """
     if isinstance(pixels, Files):
         yield from _ahead(
-            pixels.read, parts, lambda part, found: (pixels.intact(*found), torch.arange(len(part)))
+            pixels.read,
+            parts,
+            lambda part, images: (pixels.intact(*images), torch.arange(len(part))),
         )
     else:
         yield from ((pixels, part) for part in parts)
@@ -202,7 +201,7 @@ def read_folder(files: Files, memory: float):
 
     Images stay in their files where they exceed `memory` (GiB). A folder split into train and test
     (or val, as ImageNet is) says which are test images, bool (N,), else None; that part of the name
-    is not part of the class. Unreadable images are skipped with a warning; ValueError where they
+    is not part of the class. Unreadable images are skipped with a warning; UserError where they
     are more than 1 %.
     """
     root, names = files.root, [entry[0] for entry in files.entries]
@@ -218,9 +217,9 @@ def read_folder(files: Files, memory: float):
     pixels = torch.empty(files.shape, dtype=torch.uint8) if fits else None
     broken, parts = {}, torch.arange(len(names)).split(64)
     with tqdm(total=len(names), desc="decoding", unit="image", disable=None, leave=False) as bar:
-        for part, (found, unreadable) in zip(parts, _ahead(files.read, parts), strict=True):
+        for part, (decoded, unreadable) in zip(parts, _ahead(files.read, parts), strict=True):
             if fits:
-                pixels[part] = found
+                pixels[part] = decoded
             broken |= unreadable
             bar.update(len(part))
     if broken:

@@ -183,7 +183,7 @@ def load_tensors(path: Path | str) -> tuple[Tensors, dict]:
     return tensors, meta
 
 
-def found(path: Path | str, key: str, warn: bool = True) -> tuple[Tensors, dict] | None:
+def current(path: Path | str, key: str, warn: bool = True) -> tuple[Tensors, dict] | None:
     """Tensors and `meta` of the file at `path` if it was made from `key` and is whole; None
     otherwise. A damaged file is named in a warning.
     """
@@ -229,11 +229,11 @@ def artefact(
     file is named in a warning and rebuilt.
     """
     # without the lock first, so that folders without write permission can be read
-    if there := found(path, key, warn=False):
+    if there := current(path, key, warn=False):
         return there
     with locked(path):
         # again under the lock: another process may have built it while this one waited
-        if there := found(path, key):
+        if there := current(path, key):
             return there
         tensors, meta = build()
         save_tensors(path, tensors, {**meta, "key": key})

@@ -126,7 +126,7 @@ def artefact(
     """
     if share()[1] == 1:
         return artefacts.artefact(path, key, build)
-    kept = from_first(lambda: artefacts.found(path, key))
+    kept = from_first(lambda: artefacts.current(path, key))
     if kept is None:
         tensors, meta = build()
         kept = tensors, {**meta, "key": key}

@@ -22,14 +22,11 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        found = git("rev-parse", "--short=10", "HEAD")
-        return (
-            (found + "-dirty" * bool(git("status", "--porcelain", "--", "src", "profiles")))
-            if found
-            else "unknown"
-        )
-    except OSError:
+        head = git("rev-parse", "--short=10", "HEAD")
+        changed = git("status", "--porcelain", "--", "src", "profiles")
+    except OSError:  # no git
         return "unknown"
+    return head + "-dirty" * bool(changed) if head else "unknown"
 
 
 def record(profile, device: torch.device | str | None = None, **more) -> dict[str, object]:

@@ -110,7 +110,7 @@ def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
     metas = [
         there and there[1]
         for there in (
-            artefacts.found(path, key, warn) for path in (profile.weights_file, *snapshots)
+            artefacts.current(path, key, warn) for path in (profile.weights_file, *snapshots)
         )
     ]
     if not all(metas):
