@@ -13,6 +13,8 @@ from skimage import data, io
 from zfnet.store.profiles import ROOT
 
 pytestmark = pytest.mark.slow
+OFFLINE = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INDEX": "1", "PIP_NO_CACHE_DIR": "1"}
+ALONE = "--no-deps", "-q"
 BUILD = "from setuptools import build_meta; print(build_meta.build_sdist('dist'))"
 
 
@@ -41,7 +43,7 @@ def installed(tmp_path_factory):
         found = subprocess.run(
             [sys.executable, *command],
             cwd=folder,
-            env={**outside, "OMP_NUM_THREADS": "1", **environment},
+            env={**outside, **OFFLINE, "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
         )
@@ -49,10 +51,9 @@ def installed(tmp_path_factory):
         return found.stdout
 
     sdist = source / "dist" / done("-c", BUILD, folder=source).split()[-1]
-    offline = "--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "-q"
-    done("-m", "pip", "wheel", *offline, "-w", "wheels", sdist, folder=source)
+    done("-m", "pip", "wheel", *ALONE, "--no-build-isolation", "-w", "wheels", sdist, folder=source)
     (wheel,) = (source / "wheels").glob("*.whl")
-    done("-m", "pip", "install", "--no-deps", "-q", "--target", site, wheel, folder=source)
+    done("-m", "pip", "install", *ALONE, "--target", site, wheel, folder=source)
     # -S: what an editable installation leaves in site-packages is not followed to the checkout
     packages = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
     paths = os.pathsep.join([str(site), *packages])
