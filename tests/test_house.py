@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ ORDER = (
 )
 APART = {("explorer", "gallery")}  # side by side: neither uses the other
 LENGTH = 100
+CELL = 160  # of a notebook, whose cells have fifteen lines at most
 
 
 def modules(package: Path) -> dict[str, Path]:
@@ -160,6 +162,15 @@ def test_a_circle_is_seen(plant):
 @pytest.mark.parametrize("folder", ["src", "tests", "tools", "benchmarks"])
 def test_lines_are_of_readable_length(folder):
     assert unreadable(ROOT / folder) == []
+
+
+def test_lines_of_notebooks_fit_their_cells():
+    long = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in json.loads(path.read_text())["cells"]:
+            lines = "".join(cell["source"]).splitlines() if cell["cell_type"] == "code" else []
+            long += [f"{path.name}: {line}" for line in lines if len(line) > CELL]
+    assert long == []
 
 
 def test_a_long_line_is_seen_but_in_a_table(tmp_path):
