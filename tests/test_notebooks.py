@@ -11,7 +11,10 @@ import nbformat
 import papermill
 import pytest
 
-from zfnet.store.profiles import NOTEBOOKS, ROOT, load_profile
+from tools.readme import heading
+from zfnet import load_profile
+from zfnet.experiments import experiments, notebook_stems
+from zfnet.store.profiles import ROOT
 
 FILES = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -25,8 +28,15 @@ def code(path):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def test_every_notebook_of_the_profiles_exists():
-    assert [path.stem for path in FILES] == list(NOTEBOOKS)
+def test_every_notebook_belongs_to_one_experiment():
+    assert [path.stem for path in FILES] == list(notebook_stems())
+    assert len(set(notebook_stems())) == len(notebook_stems())
+
+
+def test_an_experiment_shows_what_of_the_paper_its_notebooks_say():
+    for each in experiments().values():
+        for stem in each.notebooks:
+            assert heading(ROOT / "notebooks" / f"{stem}.ipynb")[1] == each.paper
 
 
 def test_notebooks_are_thin(path):
@@ -84,7 +94,7 @@ def test_each_notebook_saves_the_figure_of_its_name(path):
 
 def test_the_explorer_is_thin_and_needs_no_training():
     path = ROOT / "notebooks" / "explore.ipynb"
-    assert path.stem not in NOTEBOOKS  # it makes no figure of the project
+    assert path.stem not in notebook_stems()  # it makes no figure of the project
     test_notebooks_are_thin(path)
     test_committed_with_outputs_and_without_traces_of_a_machine(path)
     found = papermill.inspect_notebook(str(path))

@@ -1,9 +1,12 @@
 """Committed notebooks: outputs kept, progress bars, machine metadata and injected cells gone,
 execution counts 1..n.
+
+    python -m tools.clean_notebook SOURCE [TARGET]     # in place without TARGET
 """
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import nbformat
@@ -74,3 +77,15 @@ def _merged(outputs: list) -> list:
         else:
             merged.append(output)
     return merged
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.clean_notebook", description=__doc__)
+    parser.add_argument("source", help="the executed notebook")
+    parser.add_argument("target", nargs="?", help="where the cleaned one goes")
+    arguments = parser.parse_args(argv)
+    clean(arguments.source, arguments.target or arguments.source)
+
+
+if __name__ == "__main__":
+    main()

@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.collections import PathCollection
-from test_variants import data
 
+from tests.helpers.random_data import data
 from zfnet import plots
 from zfnet.experiments.ablation import AblationConfig
 from zfnet.experiments.ablation.compute import (

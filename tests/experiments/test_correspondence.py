@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -459,7 +460,8 @@ def test_boxes_of_photographs_by_name_and_by_number(tmp_path, photos):
 def test_boxes_of_photographs_that_stay_in_their_files(tmp_path, photos):
     for n in range(5):
         Image.new("RGB", (SIZE, SIZE), (40 * n, 0, 0)).save(tmp_path / f"{n}.png")
-    photos.test.pixels = Files(tmp_path, [(f"{n}.png", 0, 0) for n in range(5)], SIZE)
+    files = Files(tmp_path, [(f"{n}.png", 0, 0) for n in range(5)], SIZE)
+    photos = replace(photos, test=replace(photos.test, pixels=files))
     parts = from_file(tmp_path, photos, "3: {nose: [7, 8, 9, 10]}\nc/1.jpg: {nose: [1, 1, 2, 2]}")
     assert parts.images.pixels[:, 0, 0, 0].tolist() == [120, 40]
 

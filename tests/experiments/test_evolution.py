@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.stubs import forbidden
 from zfnet import Data, Images, build_model, load_profile, paper_layers
 from zfnet.experiments.evolution import EvolutionConfig
 from zfnet.experiments.evolution import compute as evolution
@@ -293,12 +294,13 @@ def test_evolve_finds_the_strongest_training_image_of_every_map(profile, monkeyp
         alive = layer.value[-1] > 0
         assert alive[layer.maps].all() and len(layer.maps) == min(2, int(alive.sum()))
         assert layer.projections[-1].tolist() == pytest.approx([1.0] * len(layer.maps))
-    monkeypatch.setattr(evolution, "scan", None)  # the second time nothing is computed
+    # the second time nothing is computed
+    monkeypatch.setattr(evolution, "scan", forbidden(evolution.scan))
     again = evolve(profile, history, data)
     assert torch.equal(again.layers[5].value, found.layers[5].value) and torch.equal(
         again.layers[1].responses, found.layers[1].responses
     )
-    with pytest.raises(TypeError):
+    with pytest.raises(AssertionError, match="was called"):
         # other snapshots: computed anew
         evolve(profile, [history[1], history[0], history[2]], data)
 

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from tests.helpers.stubs import forbidden
 from zfnet import AlexNet, Images, ZFNet, load_profile, receptive_field
 from zfnet.experiments.feature_maps import compute
 from zfnet.experiments.feature_maps.compute import (
@@ -173,9 +174,9 @@ def test_extremes_are_kept_and_made_again_for_other_weights(net, tmp_path, monke
     profile = dataclasses.replace(CHECKOUT, name="tiny")
     images = pictures(2)
     first = run_extremes(profile, net, images, ["relu1"])
-    monkeypatch.setattr(compute, "extremes", None)  # a second call must read
+    monkeypatch.setattr(compute, "extremes", forbidden(compute.extremes))  # a second call must read
     assert torch.equal(run_extremes(profile, net, images, ["relu1"])["relu1"], first["relu1"])
-    with pytest.raises(TypeError):
+    with pytest.raises(AssertionError, match="was called"):
         run_extremes(
             profile, ZFNet(5, input_size=70, maps=(6, 8, 5, 5, 4), fc=()), images, ["relu1"]
         )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.helpers.stubs import forbidden
 from zfnet import Images, ZFNet, load_profile
 from zfnet.data.shapes import CLASSES
 from zfnet.experiments.invariance import compute as invariance
@@ -253,7 +254,7 @@ def test_measured_once_and_then_read(tmp_path, monkeypatch):
     )
     profile, images, model = Profile("tiny", "Tiny"), random_images(2, 64, (64, 64)), net()
     first = run_invariance(profile, model, images, torch.tensor([0, 1]))
-    monkeypatch.setattr(invariance, "measure", None)
+    monkeypatch.setattr(invariance, "measure", forbidden(invariance.measure))
     again = run_invariance(profile, model, images, torch.tensor([0, 1]))
     assert list(again) == list(KINDS) and all(
         torch.equal(getattr(again[kind], name), getattr(first[kind], name))
@@ -264,7 +265,7 @@ def test_measured_once_and_then_read(tmp_path, monkeypatch):
         (net(lrn="after"), images, [1, 0]),
         (model, images.subset(torch.tensor([1, 0])), [0, 1]),
     ):
-        with pytest.raises(TypeError):
+        with pytest.raises(AssertionError, match="was called"):
             run_invariance(profile, *other[:2], torch.tensor(other[2]))
 
 

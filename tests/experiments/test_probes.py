@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from torch import nn
 
+from tests.helpers.stubs import forbidden
 from zfnet import AlexNet, Images, ZFNet, load_profile
 from zfnet.data.images import Data
 from zfnet.experiments.probes import ProbesConfig
@@ -452,7 +453,7 @@ def test_coarser_and_finer_grids_are_the_probes_they_name(setting, monkeypatch):
         ]
         assert parts[0][0].shape[1] == count
         assert found[layer, count] == pytest.approx(probes.probe("svm", *parts)[0])
-    monkeypatch.setattr(probes, "probe", None)
+    monkeypatch.setattr(probes, "probe", forbidden(probes.probe))
     assert probes.run_grids(profile, model, data, most=5) == found
 
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from zfnet import Deconvnet, Images, ZFNet, build_model, load_profile, plots, receptive_field
+from tests.helpers.stubs import forbidden
+from zfnet import Deconvnet, Images, ZFNet, build_model, load_profile, receptive_field
 from zfnet.experiments.sanity_checks.compute import (
     CONTROLS,
     MEASURES,
@@ -261,7 +263,7 @@ def test_the_artefact_the_table_and_the_figure(profile, masks, monkeypatch):
     model, images, indices = small(0), drawn_images(masks=masks), torch.tensor([0, 1, 3])
     found = run_sanity(profile, model, images, indices, "relu3", draws=2)
     # the second time it is read
-    monkeypatch.setattr("zfnet.experiments.sanity_checks.compute.sanity", None)
+    monkeypatch.setattr("zfnet.experiments.sanity_checks.compute.sanity", forbidden(sanity))
     again = run_sanity(profile, model, images, indices, "relu3", draws=2)
     assert again.levels == found.levels and torch.equal(
         again.edges_inside.nan_to_num(9), found.edges_inside.nan_to_num(9)
@@ -310,4 +312,4 @@ def test_the_artefact_the_table_and_the_figure(profile, masks, monkeypatch):
     assert len(curves) == (4 if masks else 3)
     means = found.values["spearman"][1:4, :, 0].double().mean((1, 2))
     np.testing.assert_allclose(curves[0].lines[0].get_ydata(), means.numpy(), atol=1e-6)
-    plots.sanity.plt.close(figure)
+    plt.close(figure)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_variants import data
 from torch import nn
 
+from tests.helpers.random_data import data
 from zfnet import plots
 from zfnet.experiments.transfer import TransferConfig
 from zfnet.experiments.transfer.compute import (

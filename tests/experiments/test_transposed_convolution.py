@@ -4,13 +4,14 @@ hand, and autograd.
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfnet import Deconvnet, plots
+from zfnet import Deconvnet
 from zfnet.experiments.transposed_convolution.compute import (
     convolution_matrix,
     grid_periods,
@@ -245,7 +246,7 @@ def texts(figure):
 
 
 def test_the_cells_show_the_numbers():
-    figure, axis = plots.transposed.plt.subplots()
+    figure, axis = plt.subplots()
     draw_array(
         axis,
         torch.tensor([[1.0, -2.5], [-0.0, 30.0]]),
@@ -256,7 +257,7 @@ def test_the_cells_show_the_numbers():
     )
     assert texts(figure) == ["1", "\N{MINUS SIGN}2.5", "none", "30", "four"]
     assert len(axis.patches) == 4 + 3  # frames, two triangles and one whole cell
-    plots.transposed.plt.close(figure)
+    plt.close(figure)
 
 
 def test_the_figures_say_which_rule_keeps_the_product():
@@ -280,4 +281,4 @@ def test_the_figures_say_which_rule_keeps_the_product():
     assert f"sum to {both:g}; those of x with $A^T y$ to {both:g}" in " ".join(
         text.get_text() for text in figure.texts
     ).replace("\n", " ")
-    plots.transposed.plt.close("all")
+    plt.close("all")

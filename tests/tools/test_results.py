@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from tools import results
+from tools import readme
 from tools.sections import write_sections
+from zfnet.experiments import experiments
 from zfnet.store.profiles import ROOT
 
 TABLES = {
@@ -86,7 +87,7 @@ def cell(report: str, start: str) -> list[str]:
 
 
 def test_every_cell_comes_from_its_row(figures):
-    report = results.report(figures)
+    report = readme.results_table(figures)
     assert cell(report, "test accuracy, centre crop") == ["–", "70.0 %"]
     assert cell(report, "test accuracy, ten crops") == ["–", "75.0 %"]
     assert cell(report, "mean over classes") == ["46.5 %", "70.5 %"]
@@ -103,7 +104,11 @@ def test_every_cell_comes_from_its_row(figures):
     ) == ["86.2 %", "10.5 % (10)"]
     assert cell(report, "softmax on pretrained") == ["86.5 %", "60.0 ± 1.5 % (30)"]
     assert cell(report, "the same images from scratch") == ["46.5 %", "40.0 ± 3.2 % (30)"]
-    assert "seed 4, n = 1 training, 30 images, 2 epochs on a slide rule; torch 2.0." in report
+
+
+def test_the_notes_say_what_the_numbers_were_measured_on(figures, tmp_path):
+    expected = "- `demo` (Built-in shapes): seed 4, n = 1 training, 30 images, 2 epochs on a slide"
+    assert readme.provenance_notes(figures, tmp_path / "none") == f"{expected} rule; torch 2.0."
 
 
 def test_the_time_of_a_training_is_that_of_its_machine(figures, tmp_path):
@@ -111,14 +116,21 @@ def test_the_time_of_a_training_is_that_of_its_machine(figures, tmp_path):
         '{"demo": {"an abacus": {"training": 5}, "a slide rule": {"training": 8.4}}, "photos": {"a'
         ' slide rule": {}}}'
     )
-    assert "2 epochs on a slide rule, 8 s; torch 2.0." in results.report(
-        figures, tmp_path / "times.json"
-    )
+    notes = readme.provenance_notes(figures, tmp_path / "times.json")
+    assert "2 epochs on a slide rule, 8 s; torch 2.0." in notes
+
+
+def test_the_headline_is_five_of_the_rows_one_of_each_experiment(figures):
+    every = readme.results_table(figures).splitlines()
+    headline = readme.results_table(figures, headline=True).splitlines()
+    assert headline[:2] == every[:2] and set(headline) < set(every) and len(headline) == 2 + 5
+    chosen = [each for one in experiments().values() for each in one.results() if each.headline]
+    assert len({each.notebook for each in chosen}) == 5
 
 
 def test_a_table_that_is_not_there_leaves_its_cells_empty(figures):
     (figures / "demo" / "14_ablation.csv").unlink()
-    report = results.report(figures)
+    report = readme.results_table(figures)
     assert cell(report, "ZFNet instead of AlexNet") == ["-2.1", "–"] and cell(
         report, "SVM on layer 4"
     ) == ["76.6 %", "10.4 ± 1.2 % (10)"]
@@ -133,8 +145,8 @@ def test_what_has_no_deviation_and_what_cannot_be_divided(figures):
         text = path.read_text()
         assert text.count(old) == 1
         path.write_text(text.replace(old, new))
-    assert cell(results.report(figures), "softmax on pretrained") == ["86.5 %", "60.0 % (30)"]
-    assert cell(results.report(figures), "Δ of masking the nose") == ["0.74", "–, 1.50 (7)"]
+    assert cell(readme.results_table(figures), "softmax on pretrained") == ["86.5 %", "60.0 % (30)"]
+    assert cell(readme.results_table(figures), "Δ of masking the nose") == ["0.74", "–, 1.50 (7)"]
 
 
 def test_a_net_with_fewer_layers_leaves_its_cells_empty(figures):
@@ -143,26 +155,37 @@ def test_a_net_with_fewer_layers_leaves_its_cells_empty(figures):
         "\n".join(line for line in path.read_text().splitlines() if ",7," not in line) + "\n"
     )
     assert (
-        cell(results.report(figures), "SVM on layer 7") == ["85.5 %", "–"]
-        and cell(results.report(figures), "SVM on layer 4")[1] != "–"
+        cell(readme.results_table(figures), "SVM on layer 7") == ["85.5 %", "–"]
+        and cell(readme.results_table(figures), "SVM on layer 4")[1] != "–"
     )
 
 
 def test_a_row_that_is_not_there_is_an_error(figures):
     path = figures / "demo" / "01_train.csv"
     path.write_text(path.read_text().replace("\n10,", "\n5,"))
-    with pytest.raises(KeyError, match="0 rows with {'crops': '10'}"):
-        results.report(figures)
+    with pytest.raises(KeyError, match=r"0 rows with \{'crops': '10'\}"):
+        readme.results_table(figures)
 
 
-def test_the_readme_is_written_between_its_marks(tmp_path):
-    readme = tmp_path / "README.md"
-    shutil.copy(ROOT / "README.md", readme)
-    results.write(readme)
-    text = readme.read_text()
-    assert not results.write(readme) and readme.read_text() == text
-    readme.write_text(text.replace(results.report(), "| stale |"))
-    assert results.write(readme) and readme.read_text() == text
+def test_the_pages_are_written_between_their_marks(tmp_path, monkeypatch, capsys):
+    for name in ("README.md", "docs/results.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    texts = readme.sections()
+    monkeypatch.setattr(readme, "sections", lambda: texts)
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    readme.main([])
+    page = tmp_path / "docs" / "results.md"
+    written = page.read_text()
+    assert texts["docs/results.md"]["results"] in written
+    assert texts["README.md"]["headline"] in (tmp_path / "README.md").read_text()
+    page.write_text(written.replace(texts["docs/results.md"]["results"], "| stale |"))
+    capsys.readouterr()
+    readme.main([])
+    assert capsys.readouterr().out == (
+        "README.md: nothing to change\ndocs/results.md: written anew\n"
+    )
+    assert page.read_text() == written
 
 
 def test_sections_are_replaced_and_the_rest_is_left_as_it_is(tmp_path):
@@ -196,7 +219,7 @@ def test_missing_marks_are_named_and_nothing_is_written(tmp_path, text):
     before = page.read_text()
     with pytest.raises(
         ValueError,
-        match="page.md: expected the lines <!-- a: begin --> and <!-- a: end -->, once each",
+        match=r"page\.md: expected the lines <!-- a: begin --> and <!-- a: end -->, once each",
     ):
         write_sections(page, {"b": "new", "a": "new"})
     assert page.read_text() == before

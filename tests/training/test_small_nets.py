@@ -10,28 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.random_data import data, tiny
 from zfnet import load_profile
 from zfnet.data.images import Data, Images, statistics
+from zfnet.experiments.ablation import AblationConfig
 from zfnet.experiments.ablation.compute import ablation_data
+from zfnet.experiments.transfer import TransferConfig
 from zfnet.experiments.transfer.compute import prepare_task
 from zfnet.store.profiles import DataConfig, ModelConfig, Profile, TrainingConfig
 from zfnet.training.small_nets import draw, mean_std, smaller, trained_quietly, variant
-
-
-def tiny(count=24, classes=4, stored=64, size=60, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(
-        0, 256, (count, 3, stored, stored), generator=generator, dtype=torch.uint8
-    )
-    labels = torch.arange(count) % classes
-    return Images(
-        pixels, labels, tuple("abcdefgh"[:classes]), size, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
-    )
-
-
-def data(**kind):
-    images = tiny(**kind)
-    return Data(images, tiny(**{**kind, "seed": 1}), tiny(**{**kind, "seed": 2}), images.classes)
 
 
 def test_a_draw_has_so_many_of_every_class_and_a_larger_one_holds_it():
@@ -142,7 +129,8 @@ def test_a_variant_trains_once_in_a_folder_of_its_own(tmp_path, monkeypatch, cap
 
 def test_without_validation_images_nothing_can_be_chosen():
     images = tiny()
-    profile = Profile("p", "P", training=TrainingConfig())
+    sections = {"ablation": AblationConfig(), "transfer": TransferConfig()}
+    profile = Profile("p", "P", training=TrainingConfig(), sections=sections)
     for experiment in (ablation_data, prepare_task):
         with pytest.raises(ValueError, match=r"'p' has no validation images.*`data: validation:`"):
             experiment(
