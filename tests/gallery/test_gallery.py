@@ -509,7 +509,7 @@ def test_the_zip_is_the_site_and_is_packed_once(copy):
 
 
 def test_the_command_says_where_it_is(copy, monkeypatch, capsys):
-    monkeypatch.setattr("zfnet.store.profiles.load_profile", lambda name: PROFILE)
+    monkeypatch.setattr("zfnet.load_profile", lambda name: PROFILE)
     assert __main__.main(["gallery", "tiny", "--zip"]) == 0
     assert capsys.readouterr().out == f"{copy.with_suffix('.zip')}: made\n"
     assert __main__.main(["gallery", "tiny"]) == 0

@@ -12,6 +12,7 @@ from PIL import Image
 
 from zfnet import Images, Occlusion, TopActivations, plots
 from zfnet.experiments.train.figure import confusion_figure
+from zfnet.experiments.occlusion.figure import occlusion_figure
 from zfnet.plots import panels
 from zfnet.plots.saving import LIMIT, _fewer_colours
 from zfnet.store import profiles
@@ -19,7 +20,7 @@ from zfnet.store import profiles
 
 @pytest.fixture
 def profile(tmp_path, monkeypatch):
-    demo = profiles.load_profile("demo")
+    demo = profiles.read_profile("demo")
     monkeypatch.setattr(profiles, "ROOT", tmp_path)
     return demo
 
@@ -144,7 +145,7 @@ def test_the_maps_of_an_occlusion_lie_where_the_squares_centres_are():
         torch.zeros(3, 1, 1),
         torch.ones(3, 1, 1),
     )
-    figure = plots.occlusion_figure(
+    figure = occlusion_figure(
         images, [0], [found], [torch.zeros(4, 3, 16, 16)], ["a", "b"], "T"
     )
     activity, probability, label = (
