@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from zfnet import Images, Occlusion, TopActivations, plots
-from zfnet.experiments.train.figure import confusion_figure
 from zfnet.experiments.occlusion.figure import occlusion_figure
+from zfnet.experiments.train.figure import confusion_figure
 from zfnet.plots import panels
 from zfnet.plots.saving import LIMIT, _fewer_colours
 from zfnet.store import profiles
