@@ -236,10 +236,8 @@ def test_figure_draws_every_seed_and_the_papers_numbers(profile):
 
 def test_messages_say_the_cure(profile):
     with pytest.raises(
-        ValueError, match="'p' is of a pretrained net.*choose one with a `training:` section"
+        ValueError, match=r"'p' is of a pretrained net.*choose one with a `training:` section"
     ):
         ablation_data(dataclasses.replace(profile, training=None), data())
-    with pytest.raises(ValueError, match="ablation.images = 3: fewer than the 4 classes"):
-        ablation_data(
-            profile.with_sections(ablation=dataclasses.replace(SMALL, images=3)), data()
-        )
+    with pytest.raises(ValueError, match=r"ablation\.images = 3: fewer than the 4 classes"):
+        ablation_data(profile.with_sections(ablation=dataclasses.replace(SMALL, images=3)), data())

@@ -75,7 +75,7 @@ def net():
     ("zeros", "expected"), [("agree", 3 / 6), ("left out", 3 / 5), ("both changed", 1 / 3)]
 )
 def test_disagreement_by_hand(zeros, expected):
-    """Six features: ++ agree, +- differ, 00 unchanged, 0- and +0 one of them unchanged, -- agree."""
+    """Six features: ++ agree, +- differ, 00 unchanged, 0- and +0 one unchanged, -- agree."""
     first, second = torch.tensor([1, 1, 0, 0, 1, -1]), torch.tensor([1, -1, 0, -1, 0, -1])
     assert disagreement(first, second, zeros).item() == expected
     assert disagreement(second, first, zeros).item() == expected
@@ -181,7 +181,7 @@ def test_a_random_box_without_a_place_is_an_error():
     where = torch.ones(2, 5, 5, dtype=torch.bool)
     where[1, 1:] = False  # a row at the border holds no centre
     with pytest.raises(
-        ValueError, match="image 1: no box of 3 x 3 pixels .*: make the parts smaller"
+        ValueError, match=r"image 1: no box of 3 x 3 pixels .*: make the parts smaller"
     ):
         random_boxes(torch.tensor([[[0, 0, 3, 3]]] * 2), where, torch.Generator())
 
@@ -391,7 +391,7 @@ def test_without_keypoints_or_with_an_unknown_one_the_cure_is_named(data, profil
     ):
         load_parts(profile, bare)
     tail = profile.with_sections(correspondence=CorrespondenceConfig(parts=("nose", "tail")))
-    with pytest.raises(ValueError, match="no keypoint 'tail': choose from centre, top, .*mouth"):
+    with pytest.raises(ValueError, match=r"no keypoint 'tail': choose from centre, top, .*mouth"):
         load_parts(tail, data)
 
 

@@ -233,7 +233,7 @@ def test_snapshots_say_what_is_missing_and_the_cure(profile):
         snapshots(profile, model, 2)
     leave_snapshots(profile, key="another")
     with pytest.raises(
-        ValueError, match="comes from another training than .*weights.safetensors: run `make train"
+        ValueError, match=r"from another training than .*weights\.safetensors: run `make train"
     ):
         snapshots(profile, model, 2)
     pretrained = dataclasses.replace(

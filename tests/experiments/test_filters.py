@@ -386,7 +386,7 @@ def test_the_compared_nets_see_inputs_of_their_own_scale():
 
 
 def test_errors_name_the_value_and_the_cure():
-    with pytest.raises(ValueError, match="'vgg19' is pretrained.*such as demo"):
+    with pytest.raises(ValueError, match=r"'vgg19' is pretrained.*such as demo"):
         compute.compared(load_profile("vgg19"), small_data())
     with pytest.raises(ValueError, match="stride = 0: must be at least 1"):
         spectrum.nyquist(0)

@@ -408,5 +408,5 @@ def test_the_figure_draws_what_was_measured():
 def test_the_number_of_images_must_be_positive(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("title: own\ninvariance: {images: 0}\n")
-    with pytest.raises(ValueError, match="invariance.images = 0: must be positive"):
+    with pytest.raises(ValueError, match=r"invariance\.images = 0: must be positive"):
         load_profile(path)

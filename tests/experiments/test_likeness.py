@@ -79,7 +79,7 @@ def test_as_drawn_is_the_rule_of_the_figures():
 
 
 def test_edges_are_the_length_of_sobels_gradient_of_each_colour():
-    """Rows 1 2 1 across columns -1 0 1, over 4, both ways; the root of the mean of the two squares."""
+    """Rows 1 2 1 across columns -1 0 1, over 4, both ways; the root of the mean of the squares."""
     images = torch.randn(2, 3, 6, 7, dtype=torch.float64)
     found = edges(images)
     assert found.shape == images.shape

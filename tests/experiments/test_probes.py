@@ -142,7 +142,7 @@ def test_the_last_hidden_layer_has_a_number(net):
     with pytest.raises(
         ValueError,
         match=(
-            "^ZFNet has no hidden layer, so there is no layer 7: choose a profile whose `model:"
+            r"^ZFNet has no hidden layer, so there is no layer 7: choose a profile whose `model:"
             " fc:` is not empty$"
         ),
     ):

@@ -175,7 +175,7 @@ def test_both_ends_of_a_transfer(profile):
     assert torch.equal(task.features["pretrained"][1], layer7(load_model(own), task.target.val))
     assert task.features["pretrained"][1].shape == task.features["untrained"][1].shape
     assert not torch.equal(task.features["pretrained"][1], task.features["untrained"][1])
-    assert counts(profile, task.target) == (1, 2)
+    assert counts(SMALL.per_class, task.target.train.labels) == (1, 2)
     curve = accuracy_curve(task, seed=1)
     assert curve.per_class == (1, 2) and curve.chance == 0.5 and set(curve.accuracy) == set(ARMS)
     chosen = draw(task.target.train.labels, 2, 1 * 1009 + 1)
@@ -327,10 +327,8 @@ def test_figure_draws_our_means_and_the_papers_numbers():
 
 
 def test_messages_say_the_cure(profile):
-    with pytest.raises(ValueError, match="transfer.source = 'p' is the profile itself"):
-        prepare_task(
-            profile.with_sections(transfer=dataclasses.replace(SMALL, source="p")), data()
-        )
+    with pytest.raises(ValueError, match=r"transfer\.source = 'p' is the profile itself"):
+        prepare_task(profile.with_sections(transfer=dataclasses.replace(SMALL, source="p")), data())
     with pytest.raises(
         ValueError, match="'p' is of a pretrained net: set `transfer: source: p` in one that trains"
     ):
@@ -338,7 +336,4 @@ def test_messages_say_the_cure(profile):
     with pytest.raises(
         ValueError, match=r"transfer.per_class = \[50\]: the smallest class has 6 training images"
     ):
-        counts(
-            profile.with_sections(transfer=dataclasses.replace(SMALL, per_class=(50,))),
-            data(),
-        )
+        counts((50,), data().train.labels)

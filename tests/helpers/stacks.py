@@ -13,7 +13,7 @@ from zfnet import receptive_field
 
 @st.composite
 def stacks(draw, channels: int = 3) -> tuple[nn.Sequential, tuple[int, int]]:
-    """A stack in float64 with random weights, and an image size (rows, columns) that it can take."""
+    """A stack in float64 with random weights, and an image size (rows, columns) it can take."""
     layers: list[nn.Module] = []
     for _ in range(draw(st.integers(1, 4))):
         if draw(st.booleans()) or not layers:

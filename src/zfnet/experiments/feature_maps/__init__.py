@@ -1,7 +1,5 @@
 """The maps themselves, image by image (section 2 and Figure 3)."""
 
-from __future__ import annotations
-
 from zfnet.experiments import Experiment
 
 EXPERIMENT = Experiment(paper="section 2 and Figure 3", notebooks=("10_feature_maps",))

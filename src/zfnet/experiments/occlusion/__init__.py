@@ -1,7 +1,5 @@
 """What a square that hides a part of the image does to the net (section 4.2 and Figure 7)."""
 
-from __future__ import annotations
-
 from zfnet.experiments import Experiment
 
 EXPERIMENT = Experiment(paper="section 4.2 and Figure 7", notebooks=("08_occlusion",))

@@ -1,7 +1,5 @@
 """The nine strongest activations of feature maps, layer by layer (section 4 and Figure 2)."""
 
-from __future__ import annotations
-
 from zfnet.experiments import Experiment
 
 EXPERIMENT = Experiment(

@@ -225,18 +225,18 @@ def model(config: TransferConfig) -> ModelConfig:
     )
 
 
-def counts(profile: Profile, target: Data) -> tuple[int, ...]:
-    """The numbers of training images per class that the data has; ValueError where even the
-    smallest is too large.
+def counts(wanted: Sequence[int], labels: torch.Tensor) -> tuple[int, ...]:
+    """The numbers of training images per class, of those wanted, that the data has, ascending;
+    UserError where even the smallest is too large.
     """
-    most = int(target.train.labels.bincount().min())
-    found = tuple(n for n in sorted(set(profile.transfer.per_class)) if n <= most)
-    if not found:
+    most = int(labels.bincount().min())
+    enough = tuple(n for n in sorted(set(wanted)) if n <= most)
+    if not enough:
         raise UserError(
-            f"transfer.per_class = {list(profile.transfer.per_class)}: the smallest class has"
-            f" {most} training images; choose from 1 to {most}"
+            f"transfer.per_class = {list(wanted)}: the smallest class has {most} training images;"
+            f" choose from 1 to {most}"
         )
-    return found
+    return enough
 
 
 def fit_softmax(train: Labelled, val: Labelled) -> LogisticRegression:
@@ -290,7 +290,8 @@ def accuracy_curve(task: Task, seed: int = 0) -> Curve:
     """All arms at every number of training images per class, `transfer.draws` draws each; trains
     what is not there yet.
     """
-    config, sizes = task.profile.transfer, counts(task.profile, task.target)
+    config = task.profile.transfer
+    sizes = counts(config.per_class, task.target.train.labels)
     accuracy = {arm: torch.zeros(len(sizes), config.draws, dtype=torch.float64) for arm in ARMS}
     runs = [
         (i, n, number, f"{seed}-scratch-{n}-{number}")

@@ -1,7 +1,5 @@
 """What a transposed convolution, an unpooling and a deconvnet do, from zero (section 2.1)."""
 
-from __future__ import annotations
-
 from zfnet.experiments import Experiment
 
 EXPERIMENT = Experiment(paper="section 2.1", notebooks=("00_transposed_convolution",))
