@@ -104,7 +104,7 @@ def test_what_cannot_be_exported_is_named(trained, tmp_path):
 @pytest.mark.parametrize("weights", [None, "IMAGENET1K_V1", "other.safetensors"])
 def test_weights_that_do_not_say_how_images_were_normalised(weights, tmp_path, monkeypatch):
     monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
-    exporting.provenance.save_tensors(tmp_path / "other.safetensors", {"a": torch.ones(1)}, {})
+    exporting.artefacts.save_tensors(tmp_path / "other.safetensors", {"a": torch.ones(1)}, {})
     reader = Profile(
         "r",
         "",
