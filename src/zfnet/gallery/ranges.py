@@ -11,7 +11,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Images, batches
-from zfnet.graph.stack import forward_layer, layers_up_to
+from zfnet.graph.trace import trace
+from zfnet.graph.walk import walk
 from zfnet.methods.top_activations import TopActivations
 from zfnet.store import artefacts, keys, provenance
 from zfnet.store.profiles import Profile
@@ -43,8 +44,8 @@ def ranges(
     """The range of every map of the layers in `top`, the scan of the same images, which knows the
     upper ends.
     """
-    stack = max((layers_up_to(features, layer) for layer in top), key=len)
-    weight = next(features.parameters())
+    graph = trace(features)
+    weight, names = graph.weight, {graph.number(layer): layer for layer in top}
     ends = {layer: found.value[:, 0].to(weight.device) for layer, found in top.items()}
     low = {layer: torch.full_like(end, float("inf")) for layer, end in ends.items()}
     fires = {
@@ -64,16 +65,12 @@ def ranges(
     )
     for indices, inputs, _ in batches(images, batch_size, weight.device):
         x = inputs.to(weight).contiguous(memory_format=torch.channels_last)
-        for name, module in stack:
-            x = forward_layer(module, x, inplace=True)
-            if name in ends:
-                best = x.amax((2, 3)).T
-                low[name] = torch.minimum(low[name], x.amin((0, 2, 3)))
-                fires[name] += (best > 0).sum(1)
-                place = (
-                    (best / ends[name].clamp_min(1e-30)[:, None] * BINS).long().clamp(0, BINS - 1)
-                )
-                counts[name].scatter_add_(1, place, torch.ones_like(place))
+        for number, maps in walk(graph, x, names):
+            name, best = names[number], maps.amax((2, 3)).T
+            low[name] = torch.minimum(low[name], maps.amin((0, 2, 3)))
+            fires[name] += (best > 0).sum(1)
+            place = (best / ends[name].clamp_min(1e-30)[:, None] * BINS).long().clamp(0, BINS - 1)
+            counts[name].scatter_add_(1, place, torch.ones_like(place))
         bar.update(len(indices))
     bar.close()
     return {

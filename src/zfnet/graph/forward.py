@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from zfnet.store.errors import Unsupported, WrongType
+
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
@@ -22,6 +24,21 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The net inside DataParallel, DistributedDataParallel or torch.compile; WrongType for what is
+    no nn.Module, and for a scripted one, which has no code to follow.
+    """
+    if not isinstance(model, nn.Module):
+        raise WrongType(f"expected an nn.Module, got {type(model).__name__}")
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise Unsupported(
+            "a scripted net cannot be taken apart", "hand in the net it was made from"
+        )
+    return unwrapped(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 
 def forward(model: nn.Module, images: torch.Tensor) -> torch.Tensor:

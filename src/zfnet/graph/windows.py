@@ -1,32 +1,118 @@
-"""Receptive fields, from the network itself: which pixels one unit of a layer can see.
+"""Receptive fields, from the net itself: which pixels a unit sees, and passes over these alone.
 
-Through the stack, kernel k (dilated: d(k-1)+1), stride s and padding p update (size, stride,
-offset):
+Down through the graph, an operation of kernel k (dilated: d(k-1)+1), stride s and padding p turns
+what a unit sees of its output (size, stride, offset) into what it sees of its input:
 
-    size   <- size + (k - 1) * d * stride       offset <- offset - p * stride       stride <- stride
-    * s
+    size <- (size - 1) * s + d(k-1) + 1       offset <- offset * s - p       stride <- stride * s
 
-A unit at row r then sees rows offset + r * stride up to offset + r * stride + size: where no border
-is near. Near a border its exact field is found by following the unit down, layer by layer, and
-clipping at each map: a pool in ceil mode or a strided convolution can leave the last pixels unseen.
-
-Passes over windows stand on this: `plan` says what of every map a unit sees, `reach` what of every
-map a change to the image alters, and `assemble` lays such changes over a clean map.
+and of a map that several operations read the unit sees the union. At row r it sees rows
+offset + r * stride up to offset + r * stride + size: where no border is near. Near a border its
+exact field is found by following the unit down, node by node, and clipping at each map: a pool in
+ceil mode or a strided convolution can leave the last pixels unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfnet.graph.stack import check_supported, layers_up_to, pair
-from zfnet.store.errors import UserError
+from zfnet.graph.trace import Graph, Kernel, Node, Pair, pair, trace
+from zfnet.store.errors import Unsupported, UserError
 
-NEVER = 1 << 40  # larger than any index
+
+@dataclass(frozen=True)
+class View:
+    """What the unit at (row, col) of a layer sees of a map: `size` rows and columns, the first at
+    row * stride + offset; all pairs.
+    """
+
+    stride: Pair
+    offset: Pair
+    size: Pair
+
+    def start(self, position: torch.Tensor) -> torch.Tensor:
+        """First row and column of the windows of units at `position` (N, 2): int64 (N, 2)."""
+        return position * torch.tensor(self.stride) + torch.tensor(self.offset)
+
+    def through(self, kernel: Kernel | None) -> View:
+        """What of its input an operation needs for this much of its output."""
+        if kernel is None:
+            return self
+        strides, offsets, steps = self.stride, self.offset, kernel.stride
+        return View(
+            _pairs(lambda s, k: s * k, strides, steps),
+            _pairs(lambda o, k, p: o * k - p, offsets, steps, kernel.before),
+            kernel.inputs(self.size),
+        )
+
+    def joined(self, other: View | None, name: str) -> View:
+        """What either sees, of the map `name`."""
+        if other is None or other == self:
+            return self
+        if self.stride != other.stride:
+            raise Unsupported(f"{name} is read by branches whose strides differ on the way up")
+        ends = (_pairs(lambda o, n: o + n, one.offset, one.size) for one in (self, other))
+        offset = _pairs(min, self.offset, other.offset)
+        return View(self.stride, offset, _pairs(lambda o, *e: max(e) - o, offset, *ends))
+
+
+def _pairs(function, *pairs: Pair) -> Pair:
+    rows, cols = (function(*each) for each in zip(*pairs, strict=True))
+    return rows, cols
+
+
+def views(graph: Graph, layer: int) -> dict[int, View]:
+    """What a unit of the layer of this number sees of every map on the way, by number."""
+    found = {layer: View((1, 1), (0, 0), (1, 1))}
+    for number in reversed(graph.above(layer)):
+        node = graph.nodes[number]
+        if node.kind == "value":
+            continue
+        needed = found[number].through(node.kernel)
+        for source in node.inputs:
+            if graph.nodes[source].kind != "value":
+                found[source] = needed.joined(found.get(source), graph.nodes[source].name)
+    return found
+
+
+def map_sizes(graph: Graph, layer: int, input_size: Pair) -> dict[int, Pair]:
+    """Rows and columns of every map on the way to a layer, by number.
+
+    Raises UserError for an input too small to reach it, and where a window of a dilated pool lies
+    wholly in its padding: torch takes its maximum from outside the map.
+    """
+    sizes: dict[int, Pair] = {0: input_size}
+    for number in graph.above(layer)[1:]:
+        node = graph.nodes[number]
+        if node.kind == "value":
+            continue
+        maps = [source for source in node.inputs if graph.nodes[source].kind != "value"]
+        sizes[number] = sizes[maps[0]]
+        if node.kernel:
+            sizes[number] = node.kernel.outputs(sizes[maps[0]])
+            if min(sizes[number]) < 1:
+                rows, cols = input_size
+                what = f"an input of {rows} x {cols} pixels is too small to reach {node.name}"
+                raise UserError(what)
+            if node.kind == "max":
+                _check_pool(node, sizes[maps[0]], sizes[number])
+    return sizes
+
+
+def _check_pool(node: Node, inputs: Pair, outputs: Pair) -> None:
+    kernel = node.kernel
+    if max(kernel.dilation) == 1 or not any(kernel.before):
+        return
+    for axis in (0, 1):
+        taps = torch.arange(kernel.size[axis]) * kernel.dilation[axis] - kernel.before[axis]
+        places = torch.arange(outputs[axis])[:, None] * kernel.stride[axis] + taps
+        if not ((places >= 0) & (places < inputs[axis])).any(1).all():
+            what = f"{node.name}: a window of this dilated pool lies wholly in its padding"
+            raise UserError(what, "give it less padding, or larger images")
 
 
 @dataclass(frozen=True)
@@ -35,146 +121,101 @@ class ReceptiveField:
     `stride` between neighbours, `offset` of unit 0.
     """
 
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    offset: tuple[int, int]
-    map_size: tuple[int, int]
-    input_size: tuple[int, int]
-    # per axis and layer: kernel, stride, padding, dilation, inputs
-    chain: tuple[tuple[tuple[int, ...], ...], ...] = field(repr=False, default=())
+    size: Pair
+    stride: Pair
+    offset: Pair
+    map_size: Pair
+    input_size: Pair
+    # (number, inputs, kernel, map size) of every node on the way down, the layer first
+    steps: tuple = field(repr=False, default=())
 
     def box(self, row: int, col: int) -> tuple[int, int, int, int]:
-        """The unit's receptive field, (top, left, bottom, right), half-open and clipped; ValueError
+        """The unit's receptive field, (top, left, bottom, right), half-open and clipped; UserError
         outside the map.
         """
         if not (0 <= row < self.map_size[0] and 0 <= col < self.map_size[1]):
-            raise UserError(
-                f"position ({row}, {col}) is outside the map of {self.map_size[0]} x"
-                f" {self.map_size[1]} units"
-            )
+            rows, cols = self.map_size
+            raise UserError(f"position ({row}, {col}) is outside the map of {rows} x {cols} units")
         (top, bottom), (left, right) = (
-            _follow(layers, unit) for layers, unit in zip(self.chain, (row, col), strict=True)
+            self._follow(axis, at) for axis, at in enumerate((row, col))
         )
         return top, left, bottom, right
 
+    def _follow(self, axis: int, unit: int) -> Pair:
+        """The half-open range of pixels that a unit sees along one axis."""
+        # sets, not ranges: beside a border a dilated kernel's first tap inside can lie anywhere
+        seen = {self.steps[0][0]: {unit}} if self.steps else {0: {unit}}
+        for number, inputs, kernel, sizes in self.steps:
+            places = seen.pop(number)
+            if kernel is not None:
+                step, pad = kernel.stride[axis], kernel.before[axis]
+                taps = range(0, kernel.size[axis] * kernel.dilation[axis], kernel.dilation[axis])
+                read = {place * step - pad + tap for place in places for tap in taps}
+                places = {place for place in read if 0 <= place < sizes[axis]}
+            for source in inputs:
+                seen[source] = seen.get(source, set()) | places
+        return (min(seen[0]), max(seen[0]) + 1) if seen[0] else (0, 0)
 
-def _follow(layers: tuple[tuple[int, ...], ...], unit: int) -> tuple[int, int]:
-    """The half-open range of pixels that a unit sees along one axis."""
-    # a set, not a range: beside a border a dilated kernel's first tap inside can lie anywhere
-    seen = {unit}
-    for kernel, stride, pad, dilation, inputs in reversed(layers):
-        taps = {start * stride - pad + n * dilation for start in seen for n in range(kernel)}
-        seen = {tap for tap in taps if 0 <= tap < inputs}
-    return (min(seen), max(seen) + 1) if seen else (0, 0)
 
-
-def receptive_field(
-    features: nn.Sequential, layer: str, input_size: int | tuple[int, int]
-) -> ReceptiveField:
+def receptive_field(model: nn.Module | Graph, layer: str, input_size: int | Pair) -> ReceptiveField:
     """Receptive-field geometry of `layer`'s units for an input of that many pixels (a side, or rows
     and columns).
 
-    Raises TypeError for an unsupported module and ValueError for an unknown layer or an input too
-    small to reach it.
+    Raises Unsupported, by name, for an operation on the way whose geometry is not known, and
+    UserError for an unknown layer or an input too small to reach it.
     """
-    check_supported(features)
-    map_size = input_size = pair(input_size)
-    size, stride, offset = (1, 1), (1, 1), (0, 0)
-    chain: tuple[list, list] = ([], [])
-    for name, module in layers_up_to(features, layer):
-        if not isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+    graph = trace(model)
+    number, input_size = graph.number(layer), pair(input_size)
+    sizes = map_sizes(graph, number, input_size)
+    steps = []
+    for one in reversed(graph.above(number)):
+        node = graph.nodes[one]
+        if node.kind in ("value", "input"):
             continue
-        kernel, step, pad, dilation = (
-            pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding", "dilation")
-        )
-        for axis, geometry in zip(
-            chain, zip(kernel, step, pad, dilation, map_size, strict=True), strict=True
-        ):
-            axis.append(geometry)
-        map_size = tuple(
-            _outputs(n, *geometry, module)
-            for n, *geometry in zip(map_size, kernel, step, pad, dilation, strict=True)
-        )
-        if min(map_size) < 1:
-            raise UserError(
-                f"an input of {input_size[0]} x {input_size[1]} pixels is too small to reach {name}"
-            )
-        size = tuple(
-            n + (k - 1) * d * s for n, k, d, s in zip(size, kernel, dilation, stride, strict=True)
-        )
-        offset = tuple(o - p * s for o, p, s in zip(offset, pad, stride, strict=True))
-        stride = tuple(s * t for s, t in zip(stride, step, strict=True))
-    return ReceptiveField(size, stride, offset, map_size, input_size, tuple(map(tuple, chain)))
-
-
-def _outputs(n: int, kernel: int, stride: int, pad: int, dilation: int, module: nn.Module) -> int:
-    """Map size after a convolution or pool; in ceil mode a window that would start in the right
-    padding is dropped, as PyTorch does.
-    """
-    room = n + 2 * pad - dilation * (kernel - 1) - 1
-    if not getattr(module, "ceil_mode", False):
-        return room // stride + 1
-    count = -(-room // stride) + 1
-    return count - 1 if (count - 1) * stride >= n + pad else count
+        if node.kind == "unknown":
+            node.required()
+        if node.global_:
+            raise Unsupported(f"{node.name} sees the whole image: its units have no window")
+        maps = tuple(source for source in node.inputs if graph.nodes[source].kind != "value")
+        steps.append((one, maps, node.kernel, sizes[maps[0]]))
+    view = views(graph, number)[0]
+    return ReceptiveField(
+        view.size, view.stride, view.offset, sizes[number], input_size, tuple(steps)
+    )
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One layer's input windows: `start` (N, 2) is the row and column of each window's first
-    element in a map of `map_size`; it may be negative.
+class Window:
+    """Windows of one map: `start` (N, 2) is the row and column of each one's first element, which
+    may be negative, in a map of `map_size`; all have one `size`.
     """
 
-    module: nn.Module
     start: torch.Tensor
-    size: tuple[int, int]
-    map_size: tuple[int, int]
+    size: Pair
+    map_size: Pair
+
+    def outside(self) -> torch.Tensor | None:
+        """Which elements lie outside the map: bool (N, h, w), or None when none does."""
+        ends = self.start + torch.tensor(self.size)
+        if (self.start >= 0).all() and (ends <= torch.tensor(self.map_size)).all():
+            return None
+        rows, cols = (self.start[:, axis, None] + torch.arange(self.size[axis]) for axis in (0, 1))
+        outside_rows = (rows < 0) | (rows >= self.map_size[0])
+        outside_cols = (cols < 0) | (cols >= self.map_size[1])
+        return outside_rows[:, :, None] | outside_cols[:, None, :]
+
+    def blank(self, x: torch.Tensor, fill: float, inplace: bool = True) -> torch.Tensor:
+        """Put `fill` wherever windows x (N, C, h, w) reach beyond the map: there the pass over
+        whole images has padding, or nothing.
+        """
+        outside = self.outside()
+        if outside is None:
+            return x
+        outside = outside[:, None].to(x.device)
+        return x.masked_fill_(outside, fill) if inplace else x.masked_fill(outside, fill)
 
 
-def blank(x: torch.Tensor, stage: Stage, fill: float) -> torch.Tensor:
-    """Put `fill` wherever a window (N, C, h, w) reaches beyond the map, in place: there the
-    full-size pass has padding, or nothing.
-    """
-    outside = _outside(stage.start, stage.size, stage.map_size)
-    return x if outside is None else x.masked_fill_(outside[:, None].to(x.device), fill)
-
-
-def plan(
-    features: nn.Sequential, layer: str, input_size: int | tuple[int, int], position: torch.Tensor
-) -> list[Stage]:
-    """The windows that units at `position` (N, 2) of `layer` see in every map on the way, first
-    layer first.
-
-    A window has the same size for every unit, wherever it is, so that units of any image, channel
-    and border position share a batch.
-    """
-    field = receptive_field(features, layer, input_size)
-    geometry = list(zip(*field.chain, strict=True))
-    start, size, map_size, stages = position.cpu(), (1, 1), field.map_size, []
-    for _, module in reversed(layers_up_to(features, layer)):
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
-            kernel, step, pad, dilation, map_size = zip(*geometry.pop(), strict=True)
-            start = start * torch.tensor(step) - torch.tensor(pad)
-            size = tuple(
-                (n - 1) * s + d * (k - 1) + 1
-                for n, s, k, d in zip(size, step, kernel, dilation, strict=True)
-            )
-        stages.append(Stage(module, start, size, map_size))
-    return stages[::-1]
-
-
-def _outside(
-    start: torch.Tensor, size: tuple[int, int], map_size: tuple[int, int]
-) -> torch.Tensor | None:
-    """Which elements of the windows lie outside the map: bool (N, h, w), or None when none does."""
-    if (start >= 0).all() and (start + torch.tensor(size) <= torch.tensor(map_size)).all():
-        return None
-    rows, cols = (start[:, axis, None] + torch.arange(size[axis]) for axis in (0, 1))
-    return ((rows < 0) | (rows >= map_size[0]))[:, :, None] | ((cols < 0) | (cols >= map_size[1]))[
-        :, None, :
-    ]
-
-
-def cut(maps: torch.Tensor, start: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def cut(maps: torch.Tensor, start: torch.Tensor, size: Pair) -> torch.Tensor:
     """Windows (N, C, *size) of maps (N, C, H, W) from row and column `start` (N, 2) on, zero
     outside the map.
     """
@@ -184,7 +225,7 @@ def cut(maps: torch.Tensor, start: torch.Tensor, size: tuple[int, int]) -> torch
     return windows
 
 
-def paste(windows: torch.Tensor, start: torch.Tensor, map_size: tuple[int, int]) -> torch.Tensor:
+def paste(windows: torch.Tensor, start: torch.Tensor, map_size: Pair) -> torch.Tensor:
     """The reverse of `cut`: windows (N, C, h, w) in maps (N, C, *map_size) of zeros; what lies
     outside is dropped.
     """
@@ -196,148 +237,45 @@ def paste(windows: torch.Tensor, start: torch.Tensor, map_size: tuple[int, int])
 
 def _overlaps(maps, windows, start, size) -> Iterator[tuple]:
     """Each map and its window, with the slices in either that coincide."""
-    for one, window, (top, left) in zip(maps, windows, start.tolist(), strict=True):
-        first, last = (
-            (max(0, -top), max(0, -left)),
-            (
-                min(size[0], maps.shape[-2] - top),
-                min(size[1], maps.shape[-1] - left),
-            ),
+    for one, window, corner in zip(maps, windows, start.tolist(), strict=True):
+        here, there = [], []
+        for first, length, limit in zip(corner, size, maps.shape[-2:], strict=True):
+            low, high = max(0, -first), min(length, limit - first)  # inside the map, in the window
+            there.append(slice(low, high))
+            here.append(slice(low + first, high + first))
+        if all(part.start < part.stop for part in there):
+            yield one, window, tuple(here), tuple(there)
+
+
+def forward_window(node: Node, windows: torch.Tensor) -> torch.Tensor:
+    """A convolution or pool without its padding, which the windows already hold."""
+    module, kernel = node.module, node.kernel
+    if node.kind == "conv":
+        weight = node.weight
+        return F.conv2d(
+            windows, weight, module.bias, kernel.stride, 0, kernel.dilation, module.groups
         )
-        if first[0] < last[0] and first[1] < last[1]:
-            inside = tuple(slice(a, b) for a, b in zip(first, last, strict=True))
-            yield (
-                one,
-                window,
-                tuple(
-                    slice(s.start + o, s.stop + o) for s, o in zip(inside, (top, left), strict=True)
-                ),
-                inside,
-            )
+    if node.kind == "average":
+        return F.avg_pool2d(windows, kernel.size, kernel.stride)
+    return F.max_pool2d(windows, kernel.size, kernel.stride, 0, kernel.dilation)
 
 
-def multiply_adds(stack: Sequence[nn.Module], sizes: Sequence[tuple[int, int]]) -> int:
-    """What the convolutions of a stack cost one image, or one window, on its way up; `sizes`: the
-    output size of every layer.
+def multiply_adds(graph: Graph, sizes: dict[int, Pair]) -> int:
+    """What the convolutions cost one image, or one window, on its way up; `sizes`: of the output of
+    every node that is computed.
     """
     total = 0
-    for module, (rows, cols) in zip(stack, sizes, strict=True):
-        if isinstance(module, nn.Conv2d):
-            kernel = pair(module.kernel_size)
-            total += (
-                rows
-                * cols
-                * module.out_channels
-                * (module.in_channels // module.groups)
-                * kernel[0]
-                * kernel[1]
-            )
+    for number, (rows, cols) in sizes.items():
+        node = graph.nodes[number]
+        if node.kind == "conv":
+            total += rows * cols * node.module.weight[0].numel() * node.module.out_channels
     return total
 
 
 def windows_pay(
-    stack: Sequence[nn.Module],
-    windows: Sequence[tuple[int, int]],
-    maps: Sequence[tuple[int, int]],
-    overhead: float,
+    graph: Graph, windows: dict[int, Pair], maps: dict[int, Pair], overhead: float
 ) -> bool:
     """Whether a pass over windows costs less than one over whole maps, given the size of every
-    layer's output in either.
-
-    `overhead`: how many times as long a multiply-add takes in a window as in a whole map.
+    output in either. `overhead`: how many times as long a multiply-add takes in a window.
     """
-    return overhead * multiply_adds(stack, windows) < multiply_adds(stack, maps)
-
-
-def map_sizes(features: nn.Sequential, input_size: tuple[int, int]) -> list[tuple[int, int]]:
-    """The size of every layer's output."""
-    last = receptive_field(features, list(features.named_children())[-1][0], input_size)
-    geometry = list(zip(*last.chain, strict=True))
-    sizes = [tuple(axis[4] for axis in both) for both in geometry] + [last.map_size]
-    counts = torch.tensor(
-        [isinstance(module, (nn.Conv2d, nn.MaxPool2d)) for module in features]
-    ).cumsum(0)
-    return [sizes[n] for n in counts.tolist()]
-
-
-def reach(
-    features: nn.Sequential, input_size: tuple[int, int], start: torch.Tensor, size: tuple[int, int]
-) -> list[Stage]:
-    """What of every layer's output changes when windows of the image change: from `start` (N, 2)
-    on, `size` (rows, columns), all inside the image.
-
-    The stages are outputs, first layer first; their windows lie inside the map and have one size,
-    large enough for all N.
-    """
-    stages = []
-    for module, map_size in zip(features, map_sizes(features, input_size), strict=True):
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
-            kernel, step, pad, dilation = (
-                torch.tensor(pair(getattr(module, key)))
-                for key in ("kernel_size", "stride", "padding", "dilation")
-            )
-            limit = torch.tensor(map_size)
-            first = (
-                (start + pad - dilation * (kernel - 1) + step - 1)
-                .div(step, rounding_mode="floor")
-                .clamp_min(0)
-            )
-            end = (
-                (start + torch.tensor(size) - 1 + pad)
-                .div(step, rounding_mode="floor")
-                .add(1)
-                .minimum(limit)
-            )
-            size = tuple((end - first).amax(0).clamp_min(1).tolist())
-            start = first.minimum(limit - torch.tensor(size))
-        stages.append(Stage(module, start, size, map_size))
-    return stages
-
-
-def forward_window(module: nn.Conv2d | nn.MaxPool2d, windows: torch.Tensor) -> torch.Tensor:
-    """A convolution or pool without its padding, which the windows already hold."""
-    if isinstance(module, nn.Conv2d):
-        return F.conv2d(
-            windows, module.weight, module.bias, module.stride, 0, module.dilation, module.groups
-        )
-    return F.max_pool2d(windows, module.kernel_size, module.stride, 0, module.dilation)
-
-
-def assemble(
-    clean: torch.Tensor,
-    changed: torch.Tensor,
-    have: torch.Tensor,
-    want: torch.Tensor,
-    size: tuple[int, int],
-    fill: float = 0.0,
-) -> torch.Tensor:
-    """Windows of a clean map with changes laid over it.
-
-    clean (1, C, H, W): the map; changed (N, C, h, w): what replaces it from row and column `have`
-    (N, 2) on; want (N, 2), size: the windows asked for, which hold `fill` outside the map. Returns
-    (N, C, *size) in channels_last: one gather of whole pixels.
-    """
-    channels, height, width = clean.shape[1:]
-    n, _, h, w = changed.shape
-    (row, r), (col, c) = (
-        (want[:, axis, None] + torch.arange(size[axis]), have[:, axis, None]) for axis in (0, 1)
-    )
-    row_place = torch.where((row >= r) & (row < r + h), (row - r) * w, NEVER)
-    col_place = torch.where((col >= c) & (col < c + w), col - c, NEVER)
-    row_clean = torch.where((row >= 0) & (row < height), row * width, -NEVER)
-    col_clean = torch.where((col >= 0) & (col < width), col, -NEVER)
-    index = (row_clean[:, :, None] + col_clean[:, None, :]).clamp_min(-1)
-    place = row_place[:, :, None] + col_place[:, None, :]
-    index = torch.where(
-        place < NEVER,
-        place + (height * width + 1 + torch.arange(n)[:, None, None] * (h * w)),
-        index,
-    )
-    index.masked_fill_(index < 0, height * width)
-    pixels = [maps.permute(0, 2, 3, 1).reshape(-1, channels) for maps in (clean, changed)]
-    source = torch.cat([pixels[0], clean.new_full((1, channels), fill), pixels[1]])
-    return (
-        source.index_select(0, index.flatten().to(source.device))
-        .view(n, *size, channels)
-        .permute(0, 3, 1, 2)
-    )
+    return overhead * multiply_adds(graph, windows) < multiply_adds(graph, maps)

@@ -23,21 +23,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfnet.graph.stack import check_supported, forward_layer, layers_up_to, pair
+from zfnet.graph.trace import Graph, Kernel, Node, Pair, trace
+from zfnet.graph.walk import FRESH, finite, walk
 from zfnet.graph.windows import (
-    Stage,
-    blank,
+    View,
+    Window,
     cut,
     forward_window,
+    map_sizes,
     paste,
-    plan,
     receptive_field,
+    views,
     windows_pay,
 )
-from zfnet.store.errors import UserError
+from zfnet.store.errors import Unsupported, UserError
 
 OVERLAP = ("add", "overwrite", "max")
 RULES = ("deconvnet", "guided", "gradient")
+AUTOGRAD = ("linear", "gate", "whole", "point", "unknown")  # kinds whose adjoint is autograd's
 OVERHEAD = 1.35  # of a multiply-add on windows, measured on ZFNet, AlexNet and VGG16
 
 
@@ -69,33 +72,28 @@ def unpool(
 
 
 def transpose_conv(
-    layer: nn.Conv2d, maps: torch.Tensor, size: torch.Size, padding: tuple[int, int] | None = None
+    node: Node, maps: torch.Tensor, size: torch.Size, padded: bool = True
 ) -> torch.Tensor:
     """The transposed convolution without bias, to exactly size[-2:]: rows that the strided forward
-    pass skipped come back as zeros.
-
-    `padding`: the layer's own unless given.
+    pass skipped come back as zeros. `padded`: whether the forward pass had the padding.
     """
-    stride, kernel, dilation = (
-        pair(getattr(layer, key)) for key in ("stride", "kernel_size", "dilation")
+    kernel, groups, weight = node.kernel, node.module.groups, node.weight
+    before = kernel.before if padded else (0, 0)
+    after = kernel.after if padded else (0, 0)
+    few = maps.device.type == "cpu" and node.module.in_channels <= 4 and groups == 1
+    if few and max(kernel.stride) > 1 and max(kernel.dilation) == 1:
+        return _by_phases(weight, maps, kernel.stride, before, size)
+    # what is missing at the lower right: rows that no window of the forward pass reached
+    least = [min(p, q) for p, q in zip(before, after, strict=True)]
+    bare = [n - 2 * p for n, p in zip(kernel.inputs(tuple(maps.shape[-2:])), least, strict=True)]
+    extra = [p - q for p, q in zip(before, least, strict=True)]
+    missing = [max(0, full + e - got) for full, got, e in zip(size[-2:], bare, extra, strict=True)]
+    out = F.conv_transpose2d(
+        maps, weight, None, kernel.stride, least, missing, groups, kernel.dilation
     )
-    pad = pair(layer.padding) if padding is None else padding
-    if (
-        maps.device.type == "cpu"
-        and layer.in_channels <= 4
-        and max(stride) > 1
-        and layer.groups == 1
-        and max(dilation) == 1
-    ):
-        return _by_phases(layer.weight, maps, stride, pad, size)
-    bare = [
-        (n - 1) * s - 2 * p + d * (k - 1) + 1
-        for n, s, p, k, d in zip(maps.shape[-2:], stride, pad, kernel, dilation, strict=True)
-    ]
-    missing = [full - got for full, got in zip(size[-2:], bare, strict=True)]
-    return F.conv_transpose2d(
-        maps, layer.weight, None, stride, pad, missing, layer.groups, dilation
-    )
+    # "same" padding with an even kernel has one row less before the map than behind it
+    (top, left), (height, width) = extra, size[-2:]
+    return out[..., top : top + height, left : left + width]
 
 
 def _by_phases(
@@ -143,25 +141,26 @@ class Patches:
 
 
 class Deconvnet:
-    """The reverse of a `features` stack: any flat nn.Sequential of Conv2d, ReLU, MaxPool2d,
-    LocalResponseNorm, BatchNorm2d and Dropout.
+    """The reverse of a net, or of a part of it: any nn.Module that torch.fx can follow, with
+    residual sums, branches and functional ReLUs. `zfnet.layers(model)` lists its layers.
 
-    Local response normalisation and dropout are the identity on the way down, batch norm (always as
-    in eval mode) its scale. The model is only read: no hooks, no mode changes, no gradients. Raises
-    TypeError naming any other module.
+    The way down is the adjoint of each operation; only the rectifier's rule is chosen. Local
+    response normalisation and dropout are the identity, batch norm (always as in eval mode) its
+    scale; a gate (squeeze-excitation) is held fixed. The model is only read: no hooks, no mode
+    changes, no gradients. Raises Unsupported for a net that fx cannot follow, and naming it where
+    an operation on the way has no accepted rule.
     """
 
-    def __init__(self, features: nn.Sequential):
-        check_supported(features)
-        self.features = features
+    def __init__(self, model: nn.Module | Graph):
+        self.graph = trace(model)
+        self.features = self.graph.model
 
     @torch.no_grad()
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
-        """The maps of `layer` for images (N, 3, H, W): (N, C, h, w)."""
-        x = first = self._checked(images, layer).contiguous(memory_format=torch.channels_last)
-        for _, module in layers_up_to(self.features, layer):
-            x = forward_layer(module, x, inplace=x is not first)
-        return x
+        """The maps of `layer` for images (N, channels, H, W): (N, C, h, w)."""
+        number = self.graph.number(layer)
+        x = self._checked(images, number).contiguous(memory_format=torch.channels_last)
+        return dict(walk(self.graph, x, [number]))[number]
 
     @torch.no_grad()
     def project(
@@ -183,15 +182,17 @@ class Deconvnet:
         ReLU hands down: "deconvnet" the positive part of the signal; "gradient" the signal where
         the unit fired on the way up (the picture is then the gradient times the activation);
         "guided" the positive part where the unit fired. Returns (N, 3, H, W) in units of activation
-        x weights, exactly zero outside the unit's receptive field. Raises ValueError for an unknown
+        x weights, exactly zero outside the unit's receptive field. Raises UserError for an unknown
         layer, channel, position, overlap or rule, and when windows are asked for where they cannot
         be exact.
         """
-        images, channel, position = self._units(images, layer, channel, position, overlap, rule)
-        if self._on_windows(images, layer, position, overlap, windows):
-            pixels, first = self._windows(images, layer, channel, position, rule)
-            return paste(pixels, first.start, images.shape[-2:])
-        return self._whole(images, layer, channel, position, overlap, rule)
+        units = self._units(images, layer, channel, position, overlap, rule)
+        images, number, channel, position, sizes = units
+        seen = views(self.graph, number) if position is not None else {}
+        if self._on_windows(number, seen, sizes, position, overlap, windows):
+            pixels, start = self._windows(images, number, channel, position, rule, seen, sizes)
+            return paste(pixels, start, images.shape[-2:])
+        return self._whole(images, number, channel, position, overlap, rule)
 
     @torch.no_grad()
     def project_patches(
@@ -207,31 +208,29 @@ class Deconvnet:
         """As `project` for single units, cut to their receptive fields, all of the field's
         unclipped size: what a grid of patches needs.
         """
-        images, channel, position = self._units(images, layer, channel, position, overlap, rule)
         if position is None:
             raise UserError(
-                "position: a patch is the receptive field of a unit; give row and column, or"
-                " project the whole map"
+                "position: a patch is the receptive field of a unit",
+                "give row and column, or project the whole map",
             )
-        field = receptive_field(self.features, layer, tuple(images.shape[-2:]))
-        if self._on_windows(images, layer, position, overlap, windows):
-            pixels, first = self._windows(images, layer, channel, position, rule)
-            corner = first.start
+        units = self._units(images, layer, channel, position, overlap, rule)
+        images, number, channel, position, sizes = units
+        field = receptive_field(self.graph, layer, tuple(images.shape[-2:]))
+        seen = views(self.graph, number)
+        if self._on_windows(number, seen, sizes, position, overlap, windows):
+            pixels, start = self._windows(images, number, channel, position, rule, seen, sizes)
         else:
-            corner = position.cpu() * torch.tensor(field.stride) + torch.tensor(field.offset)
-            pixels = cut(
-                self._whole(images, layer, channel, position, overlap, rule), corner, field.size
-            )
-        return Patches(
-            pixels,
-            corner,
-            torch.tensor([field.box(*unit) for unit in position.tolist()]).view(-1, 4),
-        )
+            start = seen[0].start(position.cpu())
+            whole = self._whole(images, number, channel, position, overlap, rule)
+            pixels = cut(whole, start, field.size)
+        boxes = torch.tensor([field.box(*unit) for unit in position.tolist()])
+        return Patches(pixels, start, boxes.view(-1, 4))
 
     def _on_windows(
         self,
-        images: torch.Tensor,
-        layer: str,
+        number: int,
+        seen: dict[int, View],
+        sizes: dict[int, Pair],
         position: torch.Tensor | None,
         overlap: str,
         wanted: bool | None,
@@ -240,214 +239,307 @@ class Deconvnet:
         exact = position is not None and overlap == "add"
         if wanted and not exact:
             raise UserError(
-                f"windows = True needs a position and overlap = 'add', got position = {position},"
-                f" overlap = {overlap!r}"
+                "windows = True needs a position and overlap = 'add', got position = "
+                f"{position}, overlap = {overlap!r}"
             )
+        exact = exact and self.graph.local(number)
+        if wanted and not exact:
+            raise Unsupported("windows = True: an operation on the way sees more than a window")
         if wanted is not None or not exact:
             return bool(wanted)
-        stages = plan(self.features, layer, tuple(images.shape[-2:]), position[:1])
-        maps = [stage.map_size for stage in stages[1:]] + [
-            receptive_field(self.features, layer, tuple(images.shape[-2:])).map_size
-        ]
-        return windows_pay(
-            [stage.module for stage in stages],
-            [stage.size for stage in stages[1:]] + [(1, 1)],
-            maps,
-            OVERHEAD,
-        )
+        windows = {one: view.size for one, view in seen.items()}
+        return windows_pay(self.graph, windows, sizes, OVERHEAD)
 
     def _whole(
         self,
         images: torch.Tensor,
-        layer: str,
+        number: int,
         channel: torch.Tensor,
         position: torch.Tensor | None,
         overlap: str,
         rule: str,
     ) -> torch.Tensor:
-        """One pass up and one down over whole images."""
-        x, tape = images.contiguous(memory_format=torch.channels_last), []
-        first = x
-        for _, module in layers_up_to(self.features, layer):
-            size, switches = x.shape, None
-            if isinstance(module, nn.MaxPool2d):
-                x, switches = F.max_pool2d(
-                    x,
-                    module.kernel_size,
-                    module.stride,
-                    module.padding,
-                    module.dilation,
-                    module.ceil_mode,
-                    return_indices=True,
-                )
-            else:
-                x = forward_layer(module, x, inplace=x is not first)
-                switches = _fired(module, x, rule)
-            tape.append((module, size, switches))
-        signal, image = torch.zeros_like(x), torch.arange(len(x), device=x.device)
-        at = (image, channel) if position is None else (image, channel, *position.unbind(1))
-        signal[at] = x[at]
-        for module, size, switches in reversed(tape):
-            signal = self._down(module, signal, size, switches, overlap, rule)
-        return signal
+        """One pass up and one down over whole images, as many at a time as memory holds."""
+        tape = _Tape(self.graph, number, overlap, rule)
+        parts = []
+        for rows in torch.arange(len(images), device=images.device).split(self._at_once(images)):
+            up = tape.up(images[rows].contiguous(memory_format=torch.channels_last))
+            units = (channel[rows],) if position is None else (channel[rows], *position[rows].T)
+            parts.append(tape.down(_seed(up, self.graph.nodes[number].name, *units)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _at_once(self, images: torch.Tensor) -> int:
+        """How many images fill some 2 GiB with what a pass up and down holds of them."""
+        convolutions = [
+            node.module.out_channels for node in self.graph.nodes if node.kind == "conv"
+        ]
+        each = max(convolutions, default=1) * images[0, 0].numel() * images.element_size()
+        return max(1, 2**31 // (2 * each)) if len(images) else 1
 
     def _windows(
         self,
         images: torch.Tensor,
-        layer: str,
+        number: int,
         channel: torch.Tensor,
         position: torch.Tensor,
         rule: str,
-    ) -> tuple[torch.Tensor, Stage]:
-        """The same pass over the windows that the units see: their pixels (N, 3, h, w), and the
-        first stage, which says where these lie.
+        seen: dict[int, View],
+        sizes: dict[int, Pair],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same pass over the windows that the units see: their pixels (N, 3, h, w), and where
+        in the image each begins (N, 2).
         """
-        stages = plan(self.features, layer, tuple(images.shape[-2:]), position)
-        x, tape = cut(images, stages[0].start, stages[0].size), []
-        for stage in stages:
-            module, switches = stage.module, None
-            if isinstance(module, nn.MaxPool2d):
-                size = x.shape
-                x, switches = F.max_pool2d(
-                    blank(x, stage, float("-inf")),
-                    module.kernel_size,
-                    module.stride,
-                    0,
-                    module.dilation,
-                    return_indices=True,
-                )
-            elif isinstance(module, nn.Conv2d):
-                size, x = x.shape, forward_window(module, blank(x, stage, 0.0))
-            else:
-                size, x = x.shape, forward_layer(module, x, inplace=True)
-                switches = _fired(module, x, rule)
-            tape.append((stage, size, switches))
-        signal, image = torch.zeros_like(x), torch.arange(len(x), device=x.device)
-        signal[image, channel] = x[image, channel]
-        for stage, size, switches in reversed(tape):
-            signal = self._down(stage.module, signal, size, switches, "add", rule, (0, 0), False)
-            if isinstance(stage.module, nn.Conv2d):
-                signal = blank(signal, stage, 0.0)
-        return signal, stages[0]
-
-    def _down(
-        self,
-        module: nn.Module,
-        signal: torch.Tensor,
-        size: torch.Size,
-        switches: torch.Tensor | None,
-        overlap: str,
-        rule: str,
-        padding: tuple[int, int] | None = None,
-        ceil_mode: bool | None = None,
-    ) -> torch.Tensor:
-        """One layer down; `padding` and `ceil_mode`: the module's own unless given."""
-        if isinstance(module, nn.MaxPool2d):
-            # the same sum, without leaving channels_last
-            if overlap == "add" and signal.device.type == "cpu":
-                kernel, stride, pad, dilation = (
-                    pair(getattr(module, key))
-                    for key in ("kernel_size", "stride", "padding", "dilation")
-                )
-                like = torch.empty(size, dtype=signal.dtype, memory_format=torch.channels_last)
-                pad, ceil_mode = (
-                    padding or pad,
-                    (module.ceil_mode if ceil_mode is None else ceil_mode),
-                )
-                return torch.ops.aten.max_pool2d_with_indices_backward(
-                    signal, like, kernel, stride, pad, dilation, ceil_mode, switches
-                )
-            return unpool(signal, switches, size, overlap)
-        if isinstance(module, nn.ReLU):
-            signal = signal if rule == "gradient" else F.relu_(signal)
-            return signal if switches is None else signal * switches
-        if isinstance(module, nn.Conv2d):
-            return transpose_conv(module, signal, size, padding)
-        if isinstance(module, nn.BatchNorm2d):
-            scale = (module.running_var + module.eps).rsqrt()
-            return signal * (scale if module.weight is None else scale * module.weight).view(
-                1, -1, 1, 1
-            )
-        return signal
+        tape = _Tape(self.graph, number, "add", rule, _Windows(seen, sizes, position.cpu()))
+        start = seen[0].start(position.cpu())
+        up = tape.up(cut(images, start, seen[0].size))
+        first = torch.zeros_like(channel)  # the window of the unit itself has one row and column
+        signal = _seed(up, self.graph.nodes[number].name, channel, first, first)
+        return tape.down(signal), start
 
     def _units(self, images: torch.Tensor, layer: str, channel, position, overlap: str, rule: str):
-        """The images on the net's device, and which unit, or map, of each: channel (N,) and
-        position (N, 2) or None, all checked.
+        """The images on the net's device, the layer's number, which unit, or map, of each image
+        (channel (N,), position (N, 2) or None), and the sizes of the maps; all checked.
         """
         for name, value, known in (("overlap", overlap, OVERLAP), ("rule", rule, RULES)):
             if value not in known:
                 raise UserError(f"{name} = {value!r}: choose one of {', '.join(known)}")
-        images = self._checked(images, layer)
-        n, size = (
-            len(images),
-            receptive_field(self.features, layer, tuple(images.shape[-2:])).map_size,
-        )
-        below = next(
-            (
-                m
-                for _, m in reversed(layers_up_to(self.features, layer))
-                if isinstance(m, nn.Conv2d)
-            ),
-            None,
-        )
-        if below is None:
-            raise UserError(
-                f"layer {layer!r} comes before the first convolution: choose one after it"
-            )
-        channels = below.out_channels
+        number = self.graph.number(layer)
+        images = self._checked(images, number)
+        way = [self.graph.nodes[one] for one in self.graph.above(number)]
+        if rule != "gradient":
+            for node in way:
+                node.required()
+        if not any(node.kind in ("conv", "unknown") for node in way):
+            what = f"layer {layer!r} comes before the first convolution"
+            raise UserError(what, "choose one after it")
+        n = len(images)
         channel = _indices(channel, n, (), "channel").to(images.device)
-        if bad := [c for c in channel.tolist() if not 0 <= c < channels]:
-            raise UserError(
-                f"channel {bad[0]} is not in {layer}, which has channels 0 to {channels - 1}"
-            )
+        sizes = map_sizes(self.graph, number, tuple(images.shape[-2:]))
         if position is None:
-            return images, channel, None
+            return images, number, channel, None, sizes
         position = _indices(position, n, (2,), "position").to(images.device)
-        if bad := [
-            (r, c) for r, c in position.tolist() if not (0 <= r < size[0] and 0 <= c < size[1])
-        ]:
-            raise UserError(
-                f"position {bad[0]} is outside the maps of {layer}, which have {size[0]} x"
-                f" {size[1]} units"
-            )
-        return images, channel, position
+        rows, cols = sizes[number]
+        for row, col in position.tolist():
+            if not (0 <= row < rows and 0 <= col < cols):
+                raise UserError(
+                    f"position {(row, col)} is outside the maps of {layer}, which have "
+                    f"{rows} x {cols} units"
+                )
+        return images, number, channel, position, sizes
 
-    def _checked(self, images: torch.Tensor, layer: str) -> torch.Tensor:
+    def _checked(self, images: torch.Tensor, number: int) -> torch.Tensor:
         if not isinstance(images, torch.Tensor) or images.ndim != 4:
             shape = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
-            raise UserError(
-                f"images: expected a tensor (N, channels, rows, columns), got {shape}; add a batch"
-                " axis with images[None]"
-            )
-        first = next((layer for layer in self.features if isinstance(layer, nn.Conv2d)), None)
+            what = f"images: expected a tensor (N, channels, rows, columns), got {shape}"
+            raise UserError(what, "add a batch axis with images[None]")
+        first = next((node for node in self.graph.nodes if node.kind in ("conv", "unknown")), None)
         if first is None:
-            raise UserError("the features hold no Conv2d: there is nothing to project through")
-        if images.shape[1] != first.in_channels:
+            raise UserError("the net holds no Conv2d: there is nothing to project through")
+        channels = getattr(first.module, "in_channels", images.shape[1])
+        if images.shape[1] != channels:
             raise UserError(
-                f"images: expected {first.in_channels} channels, got {images.shape[1]}:"
-                f" {tuple(images.shape)}"
+                f"images: expected {channels} channels, got {images.shape[1]}: "
+                f"{tuple(images.shape)}"
             )
-        # names an unknown layer, and images too small to reach it
-        receptive_field(self.features, layer, tuple(images.shape[-2:]))
-        return images.detach().to(first.weight)
+        map_sizes(self.graph, number, tuple(images.shape[-2:]))  # names images that are too small
+        return finite(images.detach()).to(self.graph.weight)
 
 
-def _fired(module: nn.Module, x: torch.Tensor, rule: str) -> torch.Tensor | None:
-    """A ReLU's switches, for the rules that need them: where its maps x are positive."""
-    return x > 0 if isinstance(module, nn.ReLU) and rule != "deconvnet" else None
+def _seed(maps: torch.Tensor, layer: str, channel: torch.Tensor, *place: torch.Tensor):
+    """Zeros but for the chosen channel (N,) of each of maps (N, C, h, w), or for one unit of it, at
+    row and column `place`: there the activation.
+    """
+    if bad := [one for one in channel.tolist() if not 0 <= one < maps.shape[1]]:
+        channels = f"channels 0 to {maps.shape[1] - 1}"
+        raise UserError(f"channel {bad[0]} is not in {layer}, which has {channels}")
+    at = (torch.arange(len(maps), device=maps.device), channel, *place)
+    signal = torch.zeros_like(maps)
+    signal[at] = maps[at]
+    return signal
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """What units at `position` (N, 2) see of every map: views and map sizes by node number."""
+
+    views: dict[int, View]
+    sizes: dict[int, Pair]
+    position: torch.Tensor
+
+    def read(self, number: int, kernel: Kernel | None, source: int) -> tuple[Window, Pair]:
+        """What a node reads of a source: where in the source's map, and from which row and column
+        of the source's own window on.
+        """
+        need, have = self.views[number].through(kernel), self.views[source]
+        shift = tuple(a - b for a, b in zip(need.offset, have.offset, strict=True))
+        return Window(need.start(self.position), need.size, self.sizes[source]), shift
+
+
+class _Tape:
+    """A pass up to one node, which remembers what the way down needs, and the way down.
+
+    `windows`: None for whole images; else the images handed in are what the units see of them.
+    """
+
+    def __init__(
+        self, graph: Graph, number: int, overlap: str, rule: str, windows: _Windows | None = None
+    ):
+        self.graph, self.number, self.windows = graph, number, windows
+        self.overlap, self.rule = overlap, rule
+        self.order = graph.above(number)
+        self.readers = dict.fromkeys(self.order, 0)
+        for one in self.order:
+            for source in graph.nodes[one].inputs:
+                self.readers[source] += 1
+
+    def up(self, x: torch.Tensor) -> torch.Tensor:
+        """The maps of the node."""
+        values: dict[int, object] = {0: x}
+        self.saved, self.shapes, left = {}, {}, dict(self.readers)
+        for number in self.order[1:]:
+            node = self.graph.nodes[number]
+            read = [self._read(number, node, source, values[source]) for source in node.inputs]
+            self.shapes[number] = [getattr(one, "shape", None) for one in read]
+            values[number], self.saved[number] = self._forward(number, node, read)
+            for source in node.inputs:
+                left[source] -= 1
+                if not left[source]:
+                    values.pop(source, None)
+        return values[self.number]
+
+    def _alone(self, source: int) -> bool:
+        """Whether what a node reads may be changed in place."""
+        kind = self.graph.nodes[source].kind
+        return self.readers[source] == 1 and kind in FRESH
+
+    def _read(self, number: int, node: Node, source: int, value: object) -> object:
+        """What a node reads of a source: all of it, or its own crop of the source's window, with
+        what lies beyond the map as a convolution or pool finds it there.
+        """
+        if (
+            self.windows is None
+            or source not in self.windows.views
+            or number not in self.windows.views
+        ):
+            return value
+        window, (top, left) = self.windows.read(number, node.kernel, source)
+        rows, cols = window.size
+        whole = tuple(value.shape[-2:]) == window.size
+        crop = value if whole else value[..., top : top + rows, left : left + cols]
+        if node.kernel is None:
+            return crop
+        return window.blank(crop, node.kernel.outside, self.readers[source] == 1)
+
+    def _forward(self, number: int, node: Node, read: list) -> tuple[object, object]:
+        """A node's output, and what its way down needs."""
+        if node.kind == "max":
+            pad = 0 if self.windows else node.kernel.before
+            ceil_mode = node.kernel.ceil_mode and not self.windows
+            kernel, step, dilation = node.kernel.size, node.kernel.stride, node.kernel.dilation
+            return F.max_pool2d(
+                read[0], kernel, step, pad, dilation, ceil_mode, return_indices=True
+            )
+        if node.kernel:
+            return forward_window(node, read[0]) if self.windows else node.call(read), None
+        if node.kind == "relu":
+            y = node.call(read, self._alone(node.inputs[0]))
+            if self.rule == "deconvnet":
+                return y, None
+            return y, (y > 0 if node.limit is None else (y > 0) & (y < node.limit))
+        return node.call(read), read if node.kind in AUTOGRAD else None
+
+    def down(self, signal: torch.Tensor) -> torch.Tensor:
+        """What a signal in the node's maps hands down to the pixels."""
+        signals = {self.number: signal}
+        for number in reversed(self.order[1:]):
+            signal = signals.pop(number, None)
+            if signal is None:
+                continue
+            node = self.graph.nodes[number]
+            parts = self._down(node, signal, self.shapes[number], self.saved.pop(number))
+            for source, part in zip(node.inputs, parts, strict=True):
+                if part is not None:
+                    self._add(signals, number, node, source, part)
+        return signals[0]
+
+    def _add(
+        self, signals: dict[int, torch.Tensor], number: int, node: Node, source: int, part
+    ) -> None:
+        """Add what a node hands down to the signal of its source, where in the source's window the
+        node had read it.
+        """
+        if self.windows:
+            window, (top, left) = self.windows.read(number, node.kernel, source)
+            if node.kernel and node.kind != "max":
+                part = window.blank(part, 0.0)
+            rows, cols = have = self.windows.views[source].size
+            if have != window.size:
+                whole = part.new_zeros(*part.shape[:2], rows, cols)
+                whole[..., top : top + window.size[0], left : left + window.size[1]] = part
+                part = whole
+        signals[source] = signals[source] + part if source in signals else part
+
+    def _down(self, node: Node, signal: torch.Tensor, shapes: list, saved) -> list:
+        """What one node hands down to each of what it read; None where that is no map."""
+        if node.kind == "conv":
+            return [transpose_conv(node, signal, shapes[0], not self.windows)]
+        if node.kind == "max":
+            return [self._unpool(node, signal, shapes[0], saved)]
+        if node.kind == "relu":
+            signal = signal if self.rule == "gradient" else F.relu(signal)
+            return [signal if saved is None else signal * saved]
+        if node.kind == "norm":
+            module = node.module
+            scale = (module.running_var + module.eps).rsqrt()
+            scale = scale if module.weight is None else scale * module.weight
+            return [signal * scale.view(1, -1, 1, 1)]
+        if node.kind == "same":
+            return [signal]
+        if node.kind == "sum":
+            return [signal for _ in node.inputs]
+        if node.kind == "average":
+            saved = [signal.new_zeros(shapes[0])]
+        return self._adjoint(node, signal, saved)
+
+    def _unpool(
+        self, node: Node, signal: torch.Tensor, size: torch.Size, switches: torch.Tensor
+    ) -> torch.Tensor:
+        if self.overlap != "add" or signal.device.type != "cpu":
+            return unpool(signal, switches, size, self.overlap)
+        # the same sum, without leaving channels_last
+        kernel = node.kernel
+        like = torch.empty(size, dtype=signal.dtype, memory_format=torch.channels_last)
+        pad, ceil_mode = ((0, 0), False) if self.windows else (kernel.before, kernel.ceil_mode)
+        return torch.ops.aten.max_pool2d_with_indices_backward(
+            signal, like, kernel.size, kernel.stride, pad, kernel.dilation, ceil_mode, switches
+        )
+
+    def _adjoint(self, node: Node, signal: torch.Tensor, read: list) -> list:
+        """The operation's own adjoint, by autograd; a gate's factor is held fixed."""
+        maps = [
+            isinstance(one, torch.Tensor) and self.graph.nodes[source].spatial
+            for one, source in zip(read, node.inputs, strict=True)
+        ]
+        with torch.enable_grad():
+            leaves = [
+                one.detach().requires_grad_() if moves else one
+                for one, moves in zip(read, maps, strict=True)
+            ]
+            if self.windows and node.kernel:
+                y = forward_window(node, leaves[0])
+            else:
+                y = node.call(leaves)
+            chosen = [leaf for leaf, moves in zip(leaves, maps, strict=True) if moves]
+            found = iter(torch.autograd.grad(y, chosen, signal, allow_unused=True))
+        return [next(found) if moves else None for moves in maps]
 
 
 def _indices(value, n: int, tail: tuple[int, ...], name: str) -> torch.Tensor:
     """One index for all images, or one for each, as a (n, *tail) tensor of integers."""
     value = torch.as_tensor(value)
-    if (
-        value.is_floating_point()
-        or value.dtype == torch.bool
-        or tuple(value.shape) not in (tail, (n, *tail))
-    ):
-        want = (
-            f"{'row and column' if tail else 'an integer'}, one for all or one for each of the {n}"
-            " images"
-        )
+    whole = not (value.is_floating_point() or value.dtype == torch.bool)
+    if not whole or tuple(value.shape) not in (tail, (n, *tail)):
+        each = "row and column" if tail else "an integer"
+        want = f"{each}, one for all or one for each of the {n} images"
         raise UserError(f"{name}: expected {want}, got {value.dtype} {tuple(value.shape)}")
     return value.long().expand(n, *tail)

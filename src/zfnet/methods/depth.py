@@ -13,9 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from zfnet.graph.forward import evaluating
-from zfnet.graph.layers import paper_layers
-from zfnet.graph.stack import forward_layer
+from zfnet.graph.trace import paper_layers
+from zfnet.graph.walk import outputs
 from zfnet.store.errors import UserError
 
 
@@ -50,7 +49,6 @@ def last_hidden(model: nn.Module) -> int:
     return hidden[-1]
 
 
-@torch.no_grad()
 def layer_outputs(
     model: nn.Module, inputs: torch.Tensor, layers: Sequence[int | str]
 ) -> dict[int | str, torch.Tensor]:
@@ -67,18 +65,9 @@ def layer_outputs(
         known["logits"] = ("classifier", head[-1])
     if missing := [layer for layer in layers if layer not in known]:
         raise UserError(f"layer {missing[0]!r}: this net has {', '.join(map(str, known))}")
-    wanted: dict[tuple[str, str], list[int | str]] = {}
-    for layer in layers:
-        wanted.setdefault(known[layer], []).append(layer)
-    found: dict[int | str, torch.Tensor] = {}
-    x = inputs.to(next(model.parameters())).contiguous(memory_format=torch.channels_last)
-    with evaluating(model):
-        for part in ("features", "classifier"):
-            for name, module in getattr(model, part).named_children():
-                x = forward_layer(module, x)
-                found |= {layer: x for layer in wanted.get((part, name), ())}
-                if len(found) == len(set(layers)):
-                    return found
-            if part == "features":
-                x = torch.flatten(model.avgpool(x), 1)
-    return found
+    names = {
+        layer: name if part == "features" else f"{part}.{name}"
+        for layer, (part, name) in known.items()
+    }
+    found = outputs(model, inputs, dict.fromkeys(names[layer] for layer in layers))
+    return {layer: found[names[layer]] for layer in layers}

@@ -24,7 +24,7 @@ from torch import nn
 from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, read_image
 from zfnet.data.images import Images
 from zfnet.graph.forward import evaluating
-from zfnet.graph.layers import paper_layers
+from zfnet.graph.trace import paper_layers
 from zfnet.graph.windows import receptive_field
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.feature_maps import strongest_channels

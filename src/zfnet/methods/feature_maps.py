@@ -7,28 +7,20 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from zfnet.graph.stack import check_supported, forward_layer, layers_up_to
+from zfnet.graph.walk import outputs
 from zfnet.store.errors import UserError
 
 
-@torch.no_grad()
 def feature_maps(
-    features: nn.Sequential, images: torch.Tensor, names: Sequence[str]
+    model: nn.Module, images: torch.Tensor, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Outputs of the named children for images (N, 3, H, W), as in eval mode, in one forward pass:
+    """Outputs of the named layers for images (N, 3, H, W), as in eval mode, in one forward pass:
     {name: (N, C, h, w)} on the CPU.
 
-    The maps before an in-place ReLU keep their negative values. Raises TypeError for an unsupported
-    module and ValueError for an unknown name.
+    The maps before an in-place ReLU keep their negative values. Raises Unsupported for a net that
+    cannot be taken apart and UserError for an unknown name.
     """
-    check_supported(features)
-    stack = max((layers_up_to(features, name) for name in names), key=len)
-    x, found = images.to(next(features.parameters())), {}
-    for name, module in stack:
-        x = forward_layer(module, x)
-        if name in names:
-            found[name] = x.cpu()
-    return {name: found[name] for name in names}
+    return {name: maps.cpu() for name, maps in outputs(model, images, names).items()}
 
 
 def strongest_channels(maps: torch.Tensor, count: int) -> torch.Tensor:

@@ -14,31 +14,25 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from zfnet.graph.forward import evaluating
-from zfnet.graph.layers import paper_layers
-from zfnet.graph.stack import SUPPORTED, check_supported, forward_layer, pair
-from zfnet.graph.windows import (
-    Stage,
-    assemble,
-    cut,
-    forward_window,
-    reach,
-    receptive_field,
-    windows_pay,
-)
+from zfnet.graph.forward import evaluating, unwrapped
+from zfnet.graph.regions import changed_maps, needed_maps, regions
+from zfnet.graph.trace import Graph, paper_layers, trace
+from zfnet.graph.walk import finite, walk
+from zfnet.graph.windows import Window, cut, map_sizes, windows_pay
+from zfnet.methods.probabilities import probabilities
 from zfnet.store.errors import Unsupported, UserError
 
 CHUNK = 128  # positions at once: more is no faster
 OVERHEAD = 1.1  # of a multiply-add on windows, measured on ZFNet at 96, 128 and 224 px
 LIVE_OVERHEAD = 1.5  # of a multiply-add on a single window, measured at 128 and 224 px on one core
-HEAD = 512  # positions that share one pass of the classifier
+HEAD = 512  # positions that share one pass of the classifier, unless their maps fill 64 MiB
 
 
 @dataclass(frozen=True)
@@ -83,11 +77,14 @@ def positions(length: int, size: int, stride: int) -> torch.Tensor:
     )
 
 
+Target = int | Callable[[torch.Tensor], torch.Tensor]
+
+
 @torch.no_grad()
 def occlude(
     model: nn.Module,
     image: torch.Tensor,
-    target: int,
+    target: Target,
     size: int,
     stride: int,
     fill: float | torch.Tensor = 0.0,
@@ -97,15 +94,17 @@ def occlude(
     incremental: bool | None = None,
 ) -> Occlusion:
     """Occlude one image (3, H, W) with a `size` x `size` square at every position of a grid with
-    that `stride`.
+    that `stride`. The model is any classifier (N, 3, H, W) -> (N, classes).
 
-    `fill`: the square's value in units of the network's input, a number or a tensor that broadcasts
-    to (3, H, W); 0 is the mean colour of the training data. `layer` and `channel` choose the map
-    that panel (b) follows: by default the paper's layer 5 (the last there is in a shallower net)
-    and the map with the largest total activity on the clean image. `batch_size`: how many positions
-    at once, by default what fits into a quarter of the free memory (on the CPU half a GiB at most),
-    128 at most. `incremental`: True or False settles whether only what the square can change is
-    computed; None leaves it to the cost. Raises ValueError for an image too small for the net, a
+    target: the class whose probability is followed, or a function of the model's output
+    (N, classes) -> (N,), whose value then stands in its place. `fill`: the square's value in units
+    of the network's input, a number or a tensor that broadcasts to (3, H, W); 0 is the mean colour
+    of the training data. `layer` and `channel` choose the map that panel (b) follows: by default
+    the paper's layer 5 (the last there is in a shallower net) and the map with the largest total
+    activity on the clean image. `batch_size`: how many positions at once, by default what fits into
+    a quarter of the free memory (on the CPU half a GiB at most), 128 at most. `incremental`: True
+    or False settles whether only what the square can change is computed; None leaves it to the
+    cost. Raises UserError for an image too small for the net or with values that are not finite, a
     square or fill that does not fit, an unknown target, layer or channel.
     """
     if image.ndim != 3:
@@ -115,90 +114,57 @@ def occlude(
         )
     height, width = image.shape[-2:]
     if not 1 <= size <= min(height, width):
-        raise UserError(
-            f"size = {size}: the square must fit into the image of {height} x {width} pixels"
-        )
-    if stride < 1:
-        raise UserError(f"stride = {stride}: must be at least 1")
-    if batch_size is not None and batch_size < 1:
-        raise UserError(f"batch_size = {batch_size}: must be at least 1, or None")
-    names = [name for name, _ in model.features.named_children()]
-    layers = paper_layers(model.features)
-    layer = layer or layers.get(5) or layers[max(layers)]
-    if layer not in names:
-        raise UserError(f"no layer {layer!r}: choose one of {', '.join(names)}")
-    image = image.to(next(model.parameters()))
-    try:
-        fill = torch.as_tensor(fill, dtype=image.dtype, device=image.device).expand_as(image)
-    except RuntimeError:
-        raise UserError(
-            f"fill of shape {tuple(fill.shape)} does not broadcast to the image's"
-            f" {tuple(image.shape)}"
-        ) from None
-    if _known(model.features):
-        # names an image too small for the net
-        receptive_field(model.features, names[-1], (height, width))
-    with evaluating(model):
-        clean = _clean_maps(model.features, image)
-        logits = model.classifier(torch.flatten(model.avgpool(clean[-1]), 1))
-        if not 0 <= target < logits.shape[1]:
-            raise UserError(f"target = {target}: choose a class from 0 to {logits.shape[1] - 1}")
-        followed = clean[names.index(layer) + 1][0]
-        totals = followed.sum((1, 2))
-        channel = int(totals.argmax()) if channel is None else channel
-        if not 0 <= channel < len(totals):
-            raise UserError(
-                f"channel {channel} is not in {layer}, which has channels 0 to {len(totals) - 1}"
-            )
-        tops, lefts = positions(height, size, stride), positions(width, size, stride)
-        corners = torch.cartesian_prod(tops, lefts)
-        stages = (
-            reach(model.features, (height, width), corners, (size, size))
-            if _known(model.features)
-            else None
-        )
-        if incremental is None:
-            incremental = stages is not None and windows_pay(
-                list(model.features),
-                [s.size for s in stages],
-                [s.map_size for s in stages],
-                OVERHEAD,
-            )
-        elif incremental and stages is None:
-            check_supported(model.features)
-        run = _incremental if incremental else _whole
-        batch_size = batch_size or _chunk(model.features, clean, stages if incremental else None)
-        features, activity, found = [], [], []
-        for chunk in corners.split(batch_size):
-            maps, chosen = run(
-                model.features, clean, image, chunk, size, fill, names.index(layer), channel
-            )
-            features.append(torch.flatten(model.avgpool(maps), 1))
-            activity.append(chosen.sum((1, 2)))
-            # the classifier's weights are read once for many positions, not once for each chunk
-            if sum(map(len, features)) >= HEAD:
-                found.append(model.classifier(torch.cat(features)))
-                features = []
-        if features:
-            found.append(model.classifier(torch.cat(features)))
+        what = f"size = {size}: the square must fit into the image of {height} x {width} pixels"
+        raise UserError(what)
+    for name, value in (("stride", stride), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            rest = ", or None" if name == "batch_size" else ""
+            raise UserError(f"{name} = {value}: must be at least 1{rest}")
+    watch = _Watch(model, image, fill)
+    watch.follow(layer, channel)
+    classes = watch.logits.shape[1]
+    if not callable(target) and not 0 <= target < classes:
+        raise UserError(f"target = {target}: choose a class from 0 to {classes - 1}")
+    tops, lefts = positions(height, size, stride), positions(width, size, stride)
+    corners = torch.cartesian_prod(tops, lefts)
+    incremental = watch.settled(corners, size, incremental, OVERHEAD)
+    batch_size = batch_size or watch.at_once(size if incremental else None)
+    maps, activity, found = [], [], []
+    for chunk in corners.split(batch_size):
+        last, chosen = watch.covered(chunk, size, incremental)
+        activity.append(chosen.sum((1, 2)))
+        maps.append(last)
+        # the classifier's weights are read once for many positions, not once for each chunk
+        waiting = sum(map(len, maps))
+        if waiting >= HEAD or waiting * last[0].numel() * last.element_size() >= 2**26:
+            found.append(watch.head(torch.cat(maps)))
+            maps = []
+    if maps:
+        found.append(watch.head(torch.cat(maps)))
+    found = torch.cat(found).cpu()
+    clean = watch.logits.cpu()
+    if callable(target):
+        probability, clean_probability = target(found), target(clean)[0]
+    else:
+        probability = probabilities(found, clean)[:, target]
+        clean_probability = probabilities(clean, clean)[0, target]
     grid = (len(tops), len(lefts))
-    found = torch.cat(found).view(*grid, -1).cpu()
-    probability = found.softmax(-1)[..., target]
+    found = found.view(*grid, -1)
     return Occlusion(
-        probability,
-        found.argmax(-1),
-        torch.cat(activity).view(grid).cpu(),
-        found,
-        tops,
-        lefts,
-        size,
-        stride,
-        target,
-        layer,
-        channel,
-        float(logits[0].softmax(0)[target]),
-        int(logits[0].argmax()),
-        float(totals[channel]),
+        probability=probability.view(grid),
+        label=found.argmax(-1),
+        activity=torch.cat(activity).view(grid).cpu(),
+        logits=found,
+        tops=tops,
+        lefts=lefts,
+        size=size,
+        stride=stride,
+        target=target,
+        layer=watch.layer,
+        channel=watch.channel,
+        clean_probability=float(clean_probability),
+        clean_label=int(clean[0].argmax()),
+        clean_activity=float(watch.clean_map.sum()),
     )
 
 
@@ -207,10 +173,8 @@ class LiveOcclusion:
     image's maps are kept, so that only what the square can reach is computed, where that costs less
     than the full pass.
 
-        live = LiveOcclusion(model, image)              # follows the strongest map of the paper's
-        layer 5, as `occlude` does
-        logits, maps = live.at(40, 24, size=32)         # (classes,), and the followed map (h, w),
-        both on the CPU
+        live = LiveOcclusion(model, image)              # follows the strongest map, as `occlude`
+        logits, maps = live.at(40, 24, size=32)         # (classes,), and the followed map (h, w)
 
     image (3, H, W), `fill`, `layer` and `channel` as for `occlude`. `clean_logits` and `clean_map`:
     without the square.
@@ -225,144 +189,217 @@ class LiveOcclusion:
         layer: str | None = None,
         channel: int | None = None,
     ):
-        self.model, self.image = model, image.to(next(model.parameters()))
-        self.fill = torch.as_tensor(
-            fill, dtype=self.image.dtype, device=self.image.device
-        ).expand_as(self.image)
         # one image at a time spends much of its time on bringing the weights into the maps' layout:
         # done once
-        self.features = copy.deepcopy(model.features).to(memory_format=torch.channels_last)
-        self._maps = _clean_maps(self.features, self.image)
-        self.clean_logits = self._logits(self._maps[-1])
+        copied = copy.deepcopy(unwrapped(model)).to(memory_format=torch.channels_last)
+        self._watch = _Watch(copied, image, fill, everything=True)
+        self.clean_logits = self._watch.logits[0].cpu()
         self.follow(layer, channel)
 
     def follow(self, layer: str | None = None, channel: int | None = None) -> None:
-        """Follow another map from now on; ValueError for one that the net does not have."""
-        names, layers = (
-            [name for name, _ in self.model.features.named_children()],
-            paper_layers(self.model.features),
-        )
-        self.layer = layer or layers.get(5) or layers[max(layers)]
-        if self.layer not in names:
-            raise UserError(f"no layer {self.layer!r}: choose one of {', '.join(names)}")
-        self._number = names.index(self.layer)
-        maps = self._maps[self._number + 1][0]
-        self.channel = int(maps.sum((1, 2)).argmax()) if channel is None else channel
-        if not 0 <= self.channel < len(maps):
-            raise UserError(
-                f"channel {self.channel} is not in {self.layer}, which has channels 0 to"
-                f" {len(maps) - 1}"
-            )
-        self.clean_map = maps[self.channel].cpu()
+        """Follow another map from now on; UserError for one that the net does not have."""
+        self._watch.follow(layer, channel)
+        self.layer, self.channel = self._watch.layer, self._watch.channel
+        self.clean_map = self._watch.clean_map.cpu()
 
     @torch.no_grad()
     def at(
         self, top: int, left: int, size: int, incremental: bool | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (classes,) and the followed map (h, w) with the square's corner at pixel (top,
-        left); ValueError where it does not lie in the image.
+        """Logits (classes,) and the followed map (h, w), on the CPU, with the square's corner at
+        pixel (top, left); UserError where it does not lie in the image.
 
         `incremental`: True or False settles how; None leaves it to the cost.
         """
-        height, width = self.image.shape[-2:]
+        height, width = self._watch.image.shape[-2:]
         if size < 1 or not (0 <= top <= height - size and 0 <= left <= width - size):
             raise UserError(
-                f"a square of {size} pixels at ({top}, {left}) does not lie in the image of"
-                f" {height} x {width} pixels"
+                f"a square of {size} pixels at ({top}, {left}) does not lie in the image of "
+                f"{height} x {width} pixels"
             )
         corner = torch.tensor([[top, left]])
-        stages = (
-            reach(self.features, (height, width), corner, (size, size))
-            if incremental is not False and _known(self.features)
-            else None
-        )
-        if incremental is None:
-            sizes = [(stage.size, stage.map_size) for stage in stages or ()]
-            incremental = bool(sizes) and windows_pay(
-                list(self.features), *zip(*sizes, strict=True), LIVE_OVERHEAD
-            )
-        elif incremental and stages is None:
-            check_supported(self.features)
-        if incremental:
-            maps, chosen = self._changed(stages, corner, size)
-        else:
-            maps, chosen = _whole(
-                self.features,
-                self._maps,
-                self.image,
-                corner,
-                size,
-                self.fill,
-                self._number,
-                self.channel,
-            )
-            chosen = chosen[0]
-        return self._logits(maps), chosen.cpu()
-
-    def _changed(
-        self, stages: list[Stage], corner: torch.Tensor, size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`_incremental` for one position: slices instead of a gather, which would read the clean
-        maps whole.
-        """
-        have = tuple(corner[0].tolist())
-        changed = _laid(self.fill[None], (), have, (size, size), 0.0)
-        for number, stage in enumerate(stages):
-            module, start = stage.module, tuple(stage.start[0].tolist())
-            if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
-                kernel, step, pad, dilation = (
-                    pair(getattr(module, key))
-                    for key in ("kernel_size", "stride", "padding", "dilation")
-                )
-                seen = tuple(
-                    (n - 1) * s + d * (k - 1) + 1
-                    for n, s, d, k in zip(stage.size, step, dilation, kernel, strict=True)
-                )
-                want = tuple(first * s - p for first, s, p in zip(start, step, pad, strict=True))
-                outside = 0.0 if isinstance(module, nn.Conv2d) else float("-inf")
-                window = _laid(self._maps[number], ((changed, have),), want, seen, outside)
-                changed, have = forward_window(module, window), start
-            else:
-                changed = forward_layer(module, changed, inplace=True)
-            if number == self._number:
-                one = slice(self.channel, self.channel + 1)
-                chosen = _laid(
-                    self._maps[number + 1][:, one],
-                    ((changed[:, one], have),),
-                    (0, 0),
-                    stage.map_size,
-                    0.0,
-                )[0, 0]
-        return _laid(self._maps[-1], ((changed, have),), (0, 0), stage.map_size, 0.0), chosen
-
-    def _logits(self, maps: torch.Tensor) -> torch.Tensor:
-        with evaluating(self.model):
-            return self.model.classifier(torch.flatten(self.model.avgpool(maps), 1))[0].cpu()
+        incremental = self._watch.settled(corner, size, incremental, LIVE_OVERHEAD)
+        maps, chosen = self._watch.covered(corner, size, incremental)
+        return self._watch.head(maps)[0].cpu(), chosen[0].cpu()
 
 
-def _laid(
-    clean: torch.Tensor, changes, want: tuple[int, int], size: tuple[int, int], outside: float
-) -> torch.Tensor:
-    """A window (1, C, *size) from row and column `want` on of a map (1, C, H, W), with changes,
-    each with where it lies in the map, laid over it.
+class _Watch:
+    """A net, the maps of one clean image, and what becomes of them under a square: for the grid and
+    for the live position alike.
+
+    The net is taken apart where that is known to give what the model itself says of the clean
+    image; else it runs as it is, and `maps` are its outputs (`head` then does nothing).
     """
-    window = (
-        clean.new_empty(1, clean.shape[1], *size)
-        .contiguous(memory_format=torch.channels_last)
-        .fill_(outside)
-    )
-    for maps, have in ((clean, (0, 0)), *changes):
-        first = [max(h, w) for h, w in zip(have, want, strict=True)]
-        last = [
-            min(h + n, w + m) for h, n, w, m in zip(have, maps.shape[-2:], want, size, strict=True)
-        ]
-        if all(a < b for a, b in zip(first, last, strict=True)):
-            here, there = (
-                [slice(a - o, b - o) for a, b, o in zip(first, last, origin, strict=True)]
-                for origin in (have, want)
-            )
-            window[:, :, *there] = maps[:, :, *here]
-    return window
+
+    def __init__(
+        self,
+        model: nn.Module,
+        image: torch.Tensor,
+        fill: float | torch.Tensor,
+        everything: bool = False,
+    ):
+        self.model, self.everything = unwrapped(model), everything
+        self.image = finite(image).to(next(self.model.parameters(), image))
+        self.fill = torch.as_tensor(fill, dtype=self.image.dtype, device=self.image.device)
+        try:
+            self.fill = self.fill.expand_as(self.image)
+        except RuntimeError as error:
+            shapes = f"{tuple(self.fill.shape)} does not broadcast to the image's"
+            raise UserError(f"fill of shape {shapes} {tuple(self.image.shape)}") from error
+        self.graph = self._taken_apart()
+        self.found: tuple | None = None
+
+    def _taken_apart(self) -> Graph | None:
+        """The graph, with `clean`, `sizes` and `logits` measured; None where it is of no use."""
+        x = self.image[None].contiguous(memory_format=torch.channels_last)
+        self.sizes, self.clean = {}, {}
+        try:
+            graph = trace(self.model)
+        except Unsupported:
+            graph = None
+        if graph is not None and graph.last is not None:
+            self.local = graph.local(graph.last)
+            if self.local:
+                size = tuple(self.image.shape[-2:])
+                self.sizes = map_sizes(graph, graph.last, size)  # names an image too small
+            wanted = needed_maps(graph, graph.last)
+            if self.everything:
+                wanted |= {graph.number(name) for name in graph.names}
+            self.clean = dict(walk(graph, x, wanted))
+            self.logits = graph.head(self.clean[graph.last])
+            with evaluating(self.model):
+                said = _logits(self.model(x))
+            if torch.allclose(self.logits, said, rtol=1e-2, atol=1e-3 * float(said.abs().max())):
+                return graph
+        self.local = False
+        with evaluating(self.model):
+            self.logits = _logits(self.model(x))
+        return None
+
+    def follow(self, layer: str | None, channel: int | None) -> None:
+        """Choose the map that is followed: `layer`, `channel` and `clean_map` (h, w)."""
+        if self.graph is None:
+            known = [name for name, _ in self.model.named_modules() if name]
+            self.layer = layer or _last_rectifier(self.model)
+            if self.layer not in known:
+                raise UserError(f"no layer {layer!r}: choose one of {', '.join(known)}")
+            maps = self._as_it_is(self.image[None])[1][0]
+        else:
+            layers = paper_layers(self.graph)
+            names = layers.get(5) or layers.get(max(layers, default=0))
+            self.layer = layer or names or self.graph.nodes[self.graph.last].name
+            self.number = self.graph.number(self.layer)
+            self.layer = self.graph.nodes[self.number].name
+            if self.number not in self.clean:
+                x = self.image[None].contiguous(memory_format=torch.channels_last)
+                self.clean |= dict(walk(self.graph, x, [self.number]))
+            maps = self.clean[self.number][0]
+        self.channel = int(maps.sum((1, 2)).argmax()) if channel is None else channel
+        if not 0 <= self.channel < len(maps):
+            channels = f"channels 0 to {len(maps) - 1}"
+            raise UserError(f"channel {self.channel} is not in {self.layer}, which has {channels}")
+        self.clean_map = maps[self.channel]
+
+    def settled(
+        self, corners: torch.Tensor, size: int, wanted: bool | None, overhead: float
+    ) -> bool:
+        """Whether only what the square changes is computed: as `wanted`, or where it costs less."""
+        possible = self.local and self.number in self.sizes
+        if wanted and not possible:
+            raise Unsupported("incremental = True: this net cannot be computed in parts")
+        if wanted is False or not possible:
+            return False
+        windows = {n: one.size for n, one in self._regions(corners, size).items()}
+        return bool(wanted) or windows_pay(self.graph, windows, self.sizes, overhead)
+
+    def _regions(self, corners: torch.Tensor, size: int) -> dict[int, Window]:
+        return regions(self.graph, self.sizes, corners, (size, size))
+
+    def at_once(self, size: int | None) -> int:
+        """How many positions at once: 128, or fewer where they would fill more than a quarter of
+        the free memory, on the CPU more than half a GiB. `size`: of the square, where only what it
+        changes is computed.
+        """
+        if self.graph is None:
+            return CHUNK // 8
+        sizes = {n: tuple(maps.shape[-2:]) for n, maps in self.clean.items()}
+        if size:
+            sizes = {
+                n: one.size for n, one in self._regions(torch.zeros(1, 2).long(), size).items()
+            }
+        widest = max(
+            maps.shape[1] * sizes[n][0] * sizes[n][1]
+            for n, maps in self.clean.items()
+            if n and n in sizes
+        )
+        each = 6 * widest * self.image.element_size()  # what is read, its copy, what comes out
+        if self.image.is_cuda:
+            free = torch.cuda.mem_get_info(self.image.device)[0]
+        else:  # more is no faster, and a container may have less; a GiB where nobody knows
+            known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})
+            pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**30
+            free = min(2**31, pages)
+        return max(1, min(CHUNK, int(free / 4 / each)))
+
+    def covered(
+        self, corners: torch.Tensor, size: int, incremental: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The last maps and the followed one (N, h, w), with the square at each of these corners
+        (N, 2).
+        """
+        last = getattr(self.graph, "last", None)
+        if incremental:
+            square = cut(self.fill.expand(len(corners), *self.fill.shape), corners, (size, size))
+            found = self._regions(corners, size)
+            wanted = {self.number: slice(self.channel, self.channel + 1), last: slice(None)}
+            maps = changed_maps(self.graph, self.clean, found, square, wanted)
+            chosen = self.channel if self.number == last else 0
+            return maps[last], maps[self.number][:, chosen]
+        x = self.image.repeat(len(corners), 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        for each, (top, left) in zip(x, corners.tolist(), strict=True):
+            place = (..., slice(top, top + size), slice(left, left + size))
+            each[place] = self.fill[place]
+        if self.graph is None:
+            maps, followed = self._as_it_is(x)
+            return maps, followed[:, self.channel]
+        for number, maps in walk(self.graph, x, {self.number, last}):
+            if number == self.number:
+                chosen = maps[:, self.channel].clone()
+            if number == last:
+                final = maps
+        return final, chosen
+
+    def head(self, maps: torch.Tensor) -> torch.Tensor:
+        """The model's outputs (N, classes) from its last maps."""
+        return maps if self.graph is None else _logits(self.graph.head(maps))
+
+    def _as_it_is(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The outputs of a net that cannot be taken apart, and the followed layer's maps."""
+        seen = []
+        module = self.model.get_submodule(self.layer)
+        hook = module.register_forward_hook(lambda module, given, maps: seen.append(maps.clone()))
+        try:
+            with evaluating(self.model):
+                logits = _logits(self.model(x))
+        finally:
+            hook.remove()
+        if not seen or seen[-1].ndim != 4:
+            raise UserError(f"layer {self.layer!r} gives no maps: choose another one")
+        return logits, seen[-1]
+
+
+def _logits(output) -> torch.Tensor:
+    """The first output of a model that returns several."""
+    if isinstance(output, dict):
+        output = next(iter(output.values()))
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def _last_rectifier(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not names:
+        raise UserError("this net has no convolution whose maps could be followed", "name a layer")
+    return names[-1]
 
 
 def occlude_all(
@@ -383,104 +420,3 @@ def occlude_all(
         occlude(model, image, target, size, stride, **options)
         for image, target in tqdm(pairs, "occlude", len(images), disable=None, leave=False)
     ]
-
-
-def _known(features: nn.Module) -> bool:
-    try:
-        check_supported(features)
-    except Unsupported:
-        return False
-    return True
-
-
-def _clean_maps(features: nn.Sequential, image: torch.Tensor) -> list[torch.Tensor]:
-    """The image (1, 3, H, W) and the output of every layer."""
-    maps = [image[None].contiguous(memory_format=torch.channels_last)]
-    for module in features:
-        # others may work in place
-        maps.append(
-            forward_layer(module, maps[-1] if isinstance(module, SUPPORTED) else maps[-1].clone())
-        )
-    return maps
-
-
-def _chunk(features: nn.Sequential, clean: list[torch.Tensor], stages: list[Stage] | None) -> int:
-    """How many positions at once: 128, or fewer where they would fill more than a quarter of the
-    free memory, on the CPU more than half a GiB.
-    """
-    sizes = [stage.size for stage in stages] if stages else [maps.shape[-2:] for maps in clean[1:]]
-    widest = max(
-        maps.shape[1] * rows * cols for maps, (rows, cols) in zip(clean[1:], sizes, strict=True)
-    )
-    # a layer's input, its copy with the changes, its output
-    each = 6 * widest * clean[0].element_size()
-    if clean[0].is_cuda:
-        free = torch.cuda.mem_get_info(clean[0].device)[0]
-    else:
-        # Linux; elsewhere a GiB is taken for free
-        known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})
-        # more is no faster, and a container may have less
-        free = (
-            min(2**31, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-            if known
-            else 2**30
-        )
-    return max(1, min(CHUNK, int(free / 4 / each)))
-
-
-def _whole(
-    features, clean, image, corners, size, fill, followed, channel
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The last layer's maps, and `channel` of layer number `followed`, for covered images: the
-    plain forward pass.
-    """
-    x = image.repeat(len(corners), 1, 1, 1).contiguous(memory_format=torch.channels_last)
-    for one, (top, left) in zip(x, corners.tolist(), strict=True):
-        one[:, top : top + size, left : left + size] = fill[:, top : top + size, left : left + size]
-    for number, module in enumerate(features):
-        x = forward_layer(module, x, inplace=True)
-        if number == followed:
-            chosen = x[:, channel].clone()
-    return x, chosen
-
-
-def _incremental(
-    features, clean, image, corners, size, fill, followed, channel
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, computing of every map only what the square can change and reading the rest from
-    the clean image's.
-    """
-    changed, have = cut(fill.expand(len(corners), *fill.shape), corners, (size, size)), corners
-    for number, stage in enumerate(reach(features, tuple(image.shape[-2:]), corners, (size, size))):
-        module = stage.module
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
-            kernel, step, pad, dilation = (
-                pair(getattr(module, key))
-                for key in ("kernel_size", "stride", "padding", "dilation")
-            )
-            seen = tuple(
-                (n - 1) * s + d * (k - 1) + 1
-                for n, s, d, k in zip(stage.size, step, dilation, kernel, strict=True)
-            )
-            outside = 0.0 if isinstance(module, nn.Conv2d) else float("-inf")
-            windows = assemble(
-                clean[number],
-                changed,
-                have,
-                stage.start * torch.tensor(step) - torch.tensor(pad),
-                seen,
-                outside,
-            )
-            changed, have = forward_window(module, windows), stage.start
-        else:
-            changed = forward_layer(module, changed, inplace=True)
-        if number == followed:
-            one = slice(channel, channel + 1)
-            chosen = assemble(
-                clean[number + 1][:, one],
-                changed[:, one],
-                have,
-                torch.zeros_like(have),
-                stage.map_size,
-            )[:, 0]
-    return assemble(clean[-1], changed, have, torch.zeros_like(have), stage.map_size), chosen

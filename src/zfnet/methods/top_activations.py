@@ -17,7 +17,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Images, batches
-from zfnet.graph.stack import check_supported, forward_layer, layers_up_to
+from zfnet.graph.trace import trace
+from zfnet.graph.walk import finite, walk
 from zfnet.methods.deconv import Deconvnet
 from zfnet.store import distributed, keys, provenance
 from zfnet.store.errors import UserError
@@ -69,7 +70,7 @@ def merge(
 
 @torch.no_grad()
 def scan(
-    features: nn.Sequential,
+    model: nn.Module,
     dataset,
     layers: str | Sequence[str],
     k: int = 9,
@@ -81,21 +82,22 @@ def scan(
     """The top k activations of every feature map of `layers`, over a map-style dataset of (image
     (3, H, W), label), in one pass.
 
-    Stops at the deepest layer asked for. `device=None` stays where the net is. share: (rank,
-    processes), of which this one takes every processes-th batch; with fewer images than k in them
-    the tables are narrower; without any there are none. Raises ValueError for an unknown layer, or
+    model: a net, or a part of it such as its features; the pass stops at the deepest layer asked
+    for. `device=None` stays where the net is. share: (rank, processes), of which this one takes
+    every processes-th batch; with fewer images than k in them the tables are narrower; without any
+    there are none. Raises UserError for an unknown layer, images whose values are not finite, or
     when k is not between 1 and the number of images.
     """
-    check_supported(features)
-    layers = [layers] if isinstance(layers, str) else list(dict.fromkeys(layers))
+    graph = trace(model)
+    layers = [layers] if isinstance(layers, str | int) else list(dict.fromkeys(layers))
     if not layers:
         raise UserError("layers: give at least one")
     if not 1 <= k <= len(dataset):
         raise UserError(f"k = {k}: choose 1 to {len(dataset)}, the number of images")
-    stack = max((layers_up_to(features, layer) for layer in layers), key=len)
-    weight = next(features.parameters())
+    names = {graph.number(layer): layer for layer in layers}
+    weight = graph.weight
     device = torch.device(device) if device is not None else weight.device
-    features.to(device)
+    graph.model.to(device)
     tables: dict[str, tuple[torch.Tensor, ...]] = {}
     widths: dict[str, int] = {}
     bar = tqdm(
@@ -106,18 +108,19 @@ def scan(
         disable=None if progress else True,
     )
     for indices, images, _ in batches(dataset, batch_size, device, share):
-        x = images.to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
-        for name, module in stack:
-            x = forward_layer(module, x, inplace=x is not images)
-            if name in layers:
-                widths[name] = x.shape[-1]
-                tables[name] = _enter(tables.get(name), x, indices.to(device), k)
+        x = finite(images).to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
+        for number, maps in walk(graph, x, names):
+            name = names[number]
+            widths[name] = maps.shape[-1]
+            tables[name] = _enter(tables.get(name), maps, indices.to(device), k)
         bar.update(len(indices) * share[1])
     bar.close()
     result = {}
-    for name in tables:
-        value, image, where = (table.cpu() for table in tables[name])
-        result[name] = TopActivations(value, image, where // widths[name], where % widths[name])
+    for name in layers:
+        if name in tables:
+            value, image, where = (table.cpu() for table in tables[name])
+            row, col = where // widths[name], where % widths[name]
+            result[name] = TopActivations(value, image, row, col)
     return result
 
 

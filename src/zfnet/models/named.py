@@ -28,12 +28,12 @@ from torch import nn
 
 from zfnet.data.images import Images, imagenet_statistics
 from zfnet.data.load import load_data, trained_input
-from zfnet.graph.stack import check_supported
+from zfnet.graph.trace import trace
 from zfnet.models.build import class_names, drawn_from, load_model, outputs
 from zfnet.models.weights import put_weights, read_weights
 from zfnet.store import artefacts
 from zfnet.store.device import default_device
-from zfnet.store.errors import NotDownloaded, UserError, WrongType
+from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType
 from zfnet.store.profiles import (
     DataConfig,
     ModelConfig,
@@ -137,7 +137,7 @@ def load_net(
         net = _of_profile(profile, weights)
     else:
         net = _torchvision(name, weights)
-    check_supported(net.features)
+    trace(net.features)
     size = input_size or net.size
     if size < 1 or net.mean.shape[-1] not in (1, size):
         raise UserError(
@@ -271,9 +271,10 @@ def _torchvision(name: str, weights: Path | None) -> Net:
             " and the vgg nets have"
         )
     try:
-        check_supported(features)
-    except TypeError as error:
-        raise WrongType(f"torchvision's {name} cannot be taken apart: features.{error}") from error
+        for node in trace(features).nodes:
+            node.required()
+    except Unsupported as error:
+        raise Unsupported(f"torchvision's {name} cannot be taken apart: {error}") from error
     published = models.get_model_weights(name).DEFAULT
     if weights:
         state = read_weights(weights)

@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from zfnet.data.images import Data, Images
-from zfnet.graph.layers import paper_layers
-from zfnet.graph.stack import check_supported, forward_layer, layers_up_to
+from zfnet.graph.trace import paper_layers
+from zfnet.graph.walk import outputs
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.top_activations import TopActivations, scan
 from zfnet.models.build import build_model
@@ -160,12 +160,9 @@ def response_similarity(
     NaN where the map is constant in the last stack; 0 where it is constant in this one only. Sums
     are kept in float64, batch by batch.
     """
-    for stack in stacks:
-        check_supported(stack)
-    weight = next(stacks[0].parameters())
     sums = {layer: None for layer in layers}
     for indices in torch.arange(len(images)).split(batch_size):
-        inputs = images.batch(indices).to(weight).contiguous(memory_format=torch.channels_last)
+        inputs = images.batch(indices)
         last = _maps(stacks[-1], layers, inputs)
         for s, stack in enumerate(stacks):
             own = last if stack is stacks[-1] else _maps(stack, layers, inputs)
@@ -195,12 +192,8 @@ def _maps(
     features: nn.Sequential, layers: Sequence[str], x: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The maps of each layer, (channels, images x positions), from one forward pass."""
-    found = {}
-    for name, module in max((layers_up_to(features, layer) for layer in layers), key=len):
-        x = forward_layer(module, x)
-        if name in layers:
-            found[name] = x.transpose(0, 1).flatten(1)
-    return found
+    found = outputs(features, x, layers)
+    return {layer: maps.transpose(0, 1).flatten(1) for layer, maps in found.items()}
 
 
 def projection_similarity(

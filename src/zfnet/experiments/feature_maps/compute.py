@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from zfnet.data.images import Images, batches
-from zfnet.graph.layers import paper_layers
+from zfnet.graph.trace import paper_layers
 from zfnet.graph.windows import receptive_field
 from zfnet.methods.feature_maps import _check_count, feature_maps
 from zfnet.store import artefacts, keys, provenance

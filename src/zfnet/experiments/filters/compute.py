@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zfnet.data.images import Data, Images
-from zfnet.graph.layers import paper_layers
+from zfnet.graph.trace import paper_layers
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.spectrum import _shares, nyquist, projection_shares
 from zfnet.methods.top_activations import TopActivations, load_scan, scan

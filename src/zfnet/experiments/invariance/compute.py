@@ -23,7 +23,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Images
-from zfnet.graph.layers import paper_layers
+from zfnet.graph.trace import paper_layers
 from zfnet.methods.depth import last_hidden, layer_outputs
 from zfnet.store import artefacts, keys, provenance
 from zfnet.store.errors import UserError

@@ -30,8 +30,7 @@ from torch import nn
 
 from zfnet.data.images import Images
 from zfnet.experiments.sanity_checks.likeness import edges, same_place, similarity
-from zfnet.graph.layers import paper_layers
-from zfnet.graph.stack import layers_up_to
+from zfnet.graph.trace import paper_layers, trace
 from zfnet.graph.windows import receptive_field
 from zfnet.methods.deconv import RULES, Deconvnet
 from zfnet.methods.localisation import energy_share
@@ -74,10 +73,11 @@ def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
     if layer not in numbers:
         raise UserError(f"layer = {layer!r}: choose one of {', '.join(numbers)}")
     blocks, names = {}, []
-    for name, module in layers_up_to(features, layer):
-        names += [name] if module.state_dict() else []
-        if name in numbers:
-            blocks[numbers[name]], names = names, []
+    graph = trace(features)
+    for node in (graph.nodes[n] for n in graph.above(graph.number(layer))):
+        names += [node.name] if node.module is not None and node.module.state_dict() else []
+        if node.name in numbers:
+            blocks[numbers[node.name]], names = names, []
     levels, lost = {}, []
     for number in sorted(blocks, reverse=True):
         lost = lost + blocks[number][::-1]
@@ -112,25 +112,23 @@ def pictures(
     `layer` must be a ReLU right behind a convolution or a batch norm (ValueError): its bias is
     raised in a copy, until all chosen units fire.
     """
-    stack = layers_up_to(features, layer)
-    if (
-        len(stack) < 2
-        or not isinstance(stack[-1][1], nn.ReLU)
-        or not isinstance(stack[-2][1], (nn.Conv2d, nn.BatchNorm2d))
-    ):
+    graph = trace(features)
+    node = graph.nodes[graph.number(layer)]
+    below = graph.nodes[node.inputs[0]]
+    if node.kind != "relu" or below.kind not in ("conv", "norm"):
         raise UserError(
             f"layer = {layer!r}: choose a ReLU right behind a convolution or a batch norm, such as"
             f" {', '.join(paper_layers(features).values())}"
         )
     net = copy.deepcopy(features)
-    last = net.get_submodule(stack[-2][0])
+    last = net.get_submodule(below.name)
     if isinstance(last, nn.BatchNorm2d) and last.weight is None:
         last.weight = nn.Parameter(torch.ones_like(last.running_mean))
     if last.bias is None:
         last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
     deconvnet, found = Deconvnet(net), []
     for part, c, unit in zip(inputs.split(32), channel.split(32), position.split(32), strict=True):
-        before = deconvnet.activations(part, stack[-2][0])
+        before = deconvnet.activations(part, below.name)
         last.bias += (
             1 - before[torch.arange(len(part)), c, unit[:, 0], unit[:, 1]].min()
         ).clamp_min(0)

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfnet.graph.stack import forward_layer
+from zfnet.graph.trace import trace
+from zfnet.graph.walk import outputs
 from zfnet.methods.deconv import OVERLAP, RULES, Deconvnet, unpool
 from zfnet.store.errors import UserError
 
@@ -64,28 +65,30 @@ def shared_switches(switches: torch.Tensor) -> torch.Tensor:
     return (counts.gather(2, flat) > 1).view_as(switches)
 
 
-@torch.no_grad()
 def pool_collisions(
     features: nn.Sequential, images: torch.Tensor
 ) -> dict[str, tuple[float, float]]:
     """For every max pool of a stack, over images (N, 3, H, W): the share of its windows that share
     their maximum, of all and of those that fire.
     """
-    x, found = images.to(next(features.parameters())), {}
-    for name, module in features.named_children():
-        below, x = x, forward_layer(module, x)
-        if isinstance(module, nn.MaxPool2d):
-            _, switches = F.max_pool2d(
-                below,
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.ceil_mode,
-                return_indices=True,
-            )
-            shared = shared_switches(switches)
-            found[name] = shared.double().mean().item(), shared[x > 0].double().mean().item()
+    graph, found = trace(features), {}
+    pools = [node for node in graph.nodes if node.kind == "max"]
+    below = {node.name: graph.nodes[node.inputs[0]].name for node in pools}
+    maps = outputs(graph, images, [*below.values(), *below])
+    for node in pools:
+        module = node.module
+        pooled, switches = F.max_pool2d(
+            maps[below[node.name]],
+            module.kernel_size,
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.ceil_mode,
+            return_indices=True,
+        )
+        shared = shared_switches(switches)
+        everywhere, firing = shared.double().mean(), shared[pooled > 0].double().mean()
+        found[node.name] = everywhere.item(), firing.item()
     return found
 
 

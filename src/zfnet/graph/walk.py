@@ -1,0 +1,76 @@
+"""The one walk through a net: operation by operation, in order, as in eval mode.
+
+for layer, maps in walk(graph, images, ["relu1", "relu5"]): ...
+maps = outputs(model, images, ["relu1", "relu5"])        # the same, as a mapping
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from zfnet.graph.trace import Graph, trace
+from zfnet.store.errors import UserError
+
+FRESH = ("conv", "norm", "max", "average", "sum")  # kinds whose output nobody else holds
+
+
+def walk(
+    graph: Graph, x: torch.Tensor, wanted: Iterable[int]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The outputs of the nodes numbered `wanted` for images x (N, C, H, W), each as soon as it is
+    there: (number, output). What nobody reads any more is let go, and a ReLU works in place where
+    nobody reads what it changes.
+    """
+    wanted = set(wanted)
+    order = graph.above(*wanted)
+    # how many of the nodes on the way still have to read each output
+    left = dict.fromkeys(order, 0)
+    for number in order:
+        for source in graph.nodes[number].inputs:
+            left[source] += 1
+    values: dict[int, object] = {0: x}
+    for number in order:
+        node = graph.nodes[number]
+        if node.inputs or number:
+            read = [values[source] for source in node.inputs]
+            if node.kind == "relu":
+                source = node.inputs[0]
+                alone = left[source] == 1 and source not in wanted
+                values[number] = node.call(read, alone and graph.nodes[source].kind in FRESH)
+            else:
+                values[number] = node.call(read)
+            for source in node.inputs:
+                left[source] -= 1
+                if not left[source]:
+                    values.pop(source, None)
+        if number in wanted:
+            yield number, values[number]
+
+
+@torch.no_grad()
+def outputs(
+    model: nn.Module | Graph, images: torch.Tensor, layers: Iterable[str]
+) -> dict[str, torch.Tensor]:
+    """The outputs of the layers of these names for images (N, C, H, W), in one pass, on the net's
+    device. Raises UserError for an unknown name and Unsupported for a net that fx cannot follow.
+    """
+    graph = trace(model)
+    numbers = {layer: graph.number(layer) for layer in layers}
+    x = images.to(graph.weight).contiguous(memory_format=torch.channels_last)
+    found = dict(walk(graph, x, numbers.values()))
+    return {layer: found[number] for layer, number in numbers.items()}
+
+
+def finite(images: torch.Tensor) -> torch.Tensor:
+    """The images; UserError for whole numbers, which no net was trained on, and for values that are
+    not finite, which would win every comparison.
+    """
+    if not images.is_floating_point():
+        what = f"images: expected network input, floating point and normalised, got {images.dtype}"
+        raise UserError(what, "normalise them as the net's training images were")
+    if not images.isfinite().all():
+        raise UserError("images: some values are not finite (NaN or infinite)", "leave these out")
+    return images
