@@ -569,13 +569,10 @@ def test_occlusion_on_the_cpu_takes_half_a_gib_at_once_whatever_is_free(monkeypa
     model, image = ZFNet(10, maps=(32, 8, 8, 8, 8), input_size=224, fc=()), torch.randn(3, 500, 500)
     monkeypatch.setattr(os, "sysconf", lambda name: 2**40 if name == "SC_AVPHYS_PAGES" else 4096)
     with torch.no_grad():
-        clean = occlusion._clean_maps(model.features, image)
-        each = 6 * 4 * max(maps[0].numel() for maps in clean)
-        assert occlusion._chunk(model.features, clean, None) == 2**29 // each > 1
-        assert (
-            occlusion._chunk(model.features, [maps[..., :50, :50] for maps in clean], None)
-            == occlusion.CHUNK
-        )
+        each = 6 * 4 * model.features.conv1(image[None]).numel()  # of the largest map
+        assert occlusion._Watch(model, image, 0.0).at_once(None) == 2**29 // each > 1
+        small = occlusion._Watch(model, image[:, :100, :100], 0.0)
+        assert small.at_once(None) == occlusion.CHUNK
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
