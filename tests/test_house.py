@@ -24,6 +24,7 @@ ORDER = (
 )
 APART = {("explorer", "gallery")}  # side by side: neither uses the other
 LENGTH = 100
+SKIP = "# fmt:" + " skip"
 CELL = 160  # of a notebook, whose cells have fifteen lines at most
 
 
@@ -95,7 +96,8 @@ def unreadable(folder: Path) -> list[str]:
         lines, table = path.read_text().splitlines(), False
         for number, line in enumerate(lines, 1):
             table = (table or line.strip() == "# fmt: off") and line.strip() != "# fmt: on"
-            if (len(line) > LENGTH and not table) or "fmt: " + "skip" in line:
+            wide = len(line.split("  # noqa: ")[0]) > LENGTH  # as ruff counts
+            if (wide and not table) or SKIP in line:
                 found.append(f"{path.name}:{number}")
     return found
 
@@ -175,7 +177,7 @@ def test_lines_of_notebooks_fit_their_cells():
 
 def test_a_long_line_is_seen_but_in_a_table(tmp_path):
     long = f"A = [{', '.join(map(str, range(40)))}]"
-    (tmp_path / "a.py").write_text(f"{long}\nB = 1  # fmt: skip\n# fmt: off\n{long}\n# fmt: on\n")
+    (tmp_path / "a.py").write_text(f"{long}\nB = 1  {SKIP}\n# fmt: off\n{long}\n# fmt: on\n")
     assert unreadable(tmp_path) == ["a.py:1", "a.py:2"]
 
 
