@@ -12,20 +12,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
-from torch import nn
 
-from tests.helpers.stacks import stacks
 from zfnet import Deconvnet, ZFNet, load_profile, occlude, plots, receptive_field, scan
 from zfnet.data import photographs as photos
+from zfnet.explorer import Explorer
 from zfnet.explorer.click_picture import ClickPicture
-from zfnet.explorer.explorer import Explorer, ready_profiles
-from zfnet.methods import occlusion
-from zfnet.methods.occlusion import LiveOcclusion
+from zfnet.explorer.state import State, ready_profiles
 from zfnet.models.weights import save_weights
-from zfnet.store import profiles
+from zfnet.store import keys, profiles
 
 NOW = datetime.datetime(2020, 1, 1)
 YAML = """
@@ -100,6 +95,32 @@ def matches(explorer, image, unit="chosen"):
 
 def shown(picture) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture.png)))
+
+
+def test_the_state_alone_by_its_methods(root):
+    """What is chosen and computed, without a widget: against the net called directly."""
+    imported = {path.stem for path in keys.reached("zfnet.explorer.state")}
+    assert "state" in imported and not {"panel", "click_picture"} & imported
+    state = State("few", image=3, layer=2)
+    image, square = state.images.batch([3]), slice(20, 40)
+    state.choose_map(4)
+    state.choose_unit(1, 2)
+    state.choose_square(20, 20)
+    covered = image.clone()
+    covered[..., square, square] = 0
+    deconvnet = Deconvnet(state.net.features)
+    with torch.no_grad():
+        assert torch.allclose(state.covered, state.net.model(covered).softmax(1)[0], atol=1e-5)
+    assert torch.allclose(
+        state.covered_map, deconvnet.activations(covered, "relu2")[0, 4], atol=1e-5
+    )
+    whole = {True: None, False: (1, 2)}
+    for each, position in whole.items():
+        state.choose_unit(1, 2, whole=each)
+        expected = deconvnet.project(image, "relu2", 4, position)[0]
+        assert torch.allclose(state.projection, expected, atol=1e-5) and state.unit == position
+    state.sweep()
+    assert state.nearest == (2, 2) and state.swept.tops[2] == 18
 
 
 def test_what_it_opens_with(explorer):
@@ -342,69 +363,3 @@ def test_a_picture_shows_its_pixels_and_answers_even_when_the_answer_fails():
         picture.point = [2.0, 1.0, 1]
     picture.point = [3.0, 1.0, 2]
     assert picture.answered == 2 and heard == [1.0]
-
-
-# --- The square at one position --------------------------------------------------------------------
-
-
-class Whole(nn.Module):
-    def __init__(self, features, channels):
-        super().__init__()
-        self.features, self.avgpool = features, nn.AdaptiveAvgPool2d(2)
-        self.classifier = nn.Sequential(nn.Linear(4 * channels, 3)).double()
-
-
-@settings(max_examples=40, deadline=None)
-@given(stacks(), st.data())
-def test_one_position_is_the_full_pass(drawn, data):
-    features, (rows, cols) = drawn
-    image = torch.randn(
-        3, rows, cols, dtype=torch.float64, generator=torch.Generator().manual_seed(rows)
-    )
-    with torch.no_grad():
-        channels = features(image[None]).shape[1]
-    model = Whole(features, channels).double()
-    names = [name for name, _ in features.named_children()]
-    layer = data.draw(st.sampled_from(names))
-    live = LiveOcclusion(model, image, fill=0.3, layer=layer, channel=0)
-    size = data.draw(st.integers(1, min(rows, cols)))
-    top, left = data.draw(st.integers(0, rows - size)), data.draw(st.integers(0, cols - size))
-    covered = image.clone()
-    covered[:, top : top + size, left : left + size] = 0.3
-    with torch.no_grad():
-        x, maps = covered[None], {}
-        for name, module in features.named_children():
-            x = maps[name] = module(x.clone())
-            maps[name] = x.clone()
-        logits = model.classifier(model.avgpool(x).flatten(1))[0]
-    for incremental in (True, False, None):
-        found, chosen = live.at(top, left, size, incremental)
-        assert torch.allclose(found, logits, atol=1e-9) and torch.allclose(
-            chosen, maps[layer][0, 0], atol=1e-9
-        )
-
-
-def test_the_square_chooses_the_cheaper_way(monkeypatch):
-    model = ZFNet(5, input_size=224, maps=(8, 8, 8, 8, 8), fc=())
-    live, taken = LiveOcclusion(model, torch.randn(3, 224, 224)), []
-    whole, changed = occlusion._whole, LiveOcclusion._changed
-    monkeypatch.setattr(occlusion, "_whole", lambda *given: taken.append("whole") or whole(*given))
-    monkeypatch.setattr(
-        LiveOcclusion, "_changed", lambda *given: taken.append("changed") or changed(*given)
-    )
-    live.at(30, 40, 16)
-    live.at(0, 0, 220)
-    assert taken == ["changed", "whole"]
-
-
-def test_a_square_outside_the_image_is_named():
-    live = LiveOcclusion(ZFNet(5, input_size=66, maps=(2,) * 5, fc=()), torch.zeros(3, 66, 66))
-    with pytest.raises(
-        ValueError,
-        match=r"a square of 20 pixels at \(50, 0\) does not lie in the image of 66 x 66 pixels",
-    ):
-        live.at(50, 0, 20)
-    with pytest.raises(ValueError, match="channel 2 is not in relu5, which has channels 0 to 1"):
-        live.follow("relu5", 2)
-    with pytest.raises(ValueError, match="no layer 'relu6': choose one of conv1"):
-        live.follow("relu6")

@@ -1,10 +1,8 @@
 """A picture in a notebook that can be clicked and dragged on.
 
     picture = ClickPicture(width=200)
-    picture.show(pixels, marks=[(2, 3, 1, 1)])          # (H, W, 3) in 0..1, one frame around row 2,
-    column 3
-    picture.on_point(lambda row, col: print(row, col))   # in the picture's own rows and columns,
-    fractions included
+    picture.show(pixels, marks=[(2, 3, 1, 1)])         # (H, W, 3) in 0..1; row 2, column 3 framed
+    picture.on_point(lambda row, col: print(row, col))  # in the picture's rows, with fractions
 
 ipywidgets alone shows pictures but hears no clicks. anywidget adds that with the script below: no
 build step, nothing fetched, and its package brings what JupyterLab needs. While the mouse is
@@ -30,13 +28,15 @@ function render({ model, el }) {
   el.appendChild(canvas);
 
   const draw = () => {
-    const rows = model.get("rows"), cols = model.get("cols"), width = model.get("width"), height = Math.round(width * rows / cols);
+    const rows = model.get("rows"), cols = model.get("cols"), width = model.get("width");
+    const height = Math.round(width * rows / cols);
     const dots = window.devicePixelRatio || 1, pen = canvas.getContext("2d");
     canvas.width = width * dots; canvas.height = height * dots;
     canvas.style.width = width + "px"; canvas.style.height = height + "px";
     canvas.style.cursor = model.get("clickable") ? "crosshair" : "default";
     pen.imageSmoothingEnabled = !model.get("sharp");
-    if (picture.complete && picture.naturalWidth) pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    if (picture.complete && picture.naturalWidth)
+      pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
     const y = canvas.height / rows, x = canvas.width / cols;
     for (const [row, col, high, wide] of model.get("marks")) {
       for (const [colour, line] of [["white", 3.5], ["#ff3030", 1.5]]) {
@@ -61,16 +61,19 @@ function render({ model, el }) {
     if (next) { const point = next; next = null; ask(point); }
   };
   const where = (event) => {
-    const box = canvas.getBoundingClientRect(), rows = model.get("rows"), cols = model.get("cols");
+    const box = canvas.getBoundingClientRect();
     const inside = (part, whole) => Math.min(Math.max(part, 0), 0.999999) * whole;
-    return [inside((event.clientY - box.top) / box.height, rows), inside((event.clientX - box.left) / box.width, cols)];
+    return [inside((event.clientY - box.top) / box.height, model.get("rows")),
+      inside((event.clientX - box.left) / box.width, model.get("cols"))];
   };
   canvas.onpointerdown = (event) => {
     if (!model.get("clickable")) return;
     canvas.setPointerCapture(event.pointerId);
     ask(where(event));
   };
-  canvas.onpointermove = (event) => { if (event.buttons && model.get("clickable")) ask(where(event)); };
+  canvas.onpointermove = (event) => {
+    if (event.buttons && model.get("clickable")) ask(where(event));
+  };
   model.on("change:png", load);
   model.on("change:answered", answered);
   for (const name of ["marks", "width", "sharp", "clickable"]) model.on("change:" + name, draw);

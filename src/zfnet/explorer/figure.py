@@ -4,100 +4,70 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from zfnet.plots.panels import PERCENTILE, captioned, contrast_scale, mosaic, to_grey_centred
+from zfnet.explorer.state import State
+from zfnet.plots.contrast import PERCENTILE, contrast_scale, to_grey_centred
+from zfnet.plots.panels import captioned, mosaic
 
 
-def explorer_figure(explorer) -> Figure:
-    """A static picture of an `Explorer` whose sweep was made. Above: the image, the map, the
+def explorer_figure(state: State) -> Figure:
+    """A static picture of a `State` whose sweep was made. Above: the image, the map, the
     projection, the map's top 9. Below: the square, the map under it, every position of the square,
     the classes.
     """
-    one = explorer
+    one = state
     figure, axes = plt.subplots(2, 5, figsize=(14, 5.6), gridspec_kw={"wspace": 0.2, "hspace": 0.2})
-    (
-        (image, maps, projection, top9, patches),
-        (
-            covered,
-            covered_map,
-            probability,
-            activity,
-            bars,
-        ),
-    ) = axes
+    (image, maps, projection, top9, patches), below = axes
+    covered, covered_map, probability, activity, bars = below
     high = max(float(one.map.max()), 1e-12)
     image.imshow(one.rgb)
-    maps.imshow(one.map.numpy(), cmap="gray", vmin=0, vmax=high, interpolation="nearest")
+    for axis, shown in ((maps, one.map), (covered_map, one.covered_map)):
+        axis.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=high, interpolation="nearest")
     projection.imshow(to_grey_centred(one.projection, contrast_scale(one.projection)))
     for axis, tiles in zip((top9, patches), one.top9, strict=True):
         axis.imshow(mosaic(tiles, 3, max(1, tiles[0].shape[0] // 40)))
     if one.unit:
         top, left, bottom, right = one.box
-        maps.add_patch(
-            Rectangle(
-                (one.unit[1] - 0.5, one.unit[0] - 0.5),
-                1,
-                1,
-                fill=False,
-                edgecolor="#ff3030",
-                linewidth=1.2,
-            )
-        )
+        _frame(maps, *one.unit, 1, 1, edgecolor="#ff3030", linewidth=1.2)
         for axis in (image, projection):
-            axis.add_patch(
-                Rectangle(
-                    (left - 0.5, top - 0.5),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor="#ff3030",
-                    linewidth=1.0,
-                    clip_on=False,
-                )
+            _frame(
+                axis,
+                top,
+                left,
+                bottom - top,
+                right - left,
+                edgecolor="#ff3030",
+                linewidth=1.0,
+                clip_on=False,
             )
     covered.imshow(one.covered_rgb)
-    covered_map.imshow(
-        one.covered_map.numpy(), cmap="gray", vmin=0, vmax=high, interpolation="nearest"
-    )
     swept = one.swept
-    limits = {
-        "probability": (0, 1),
-        "activity": (0, float(max(swept.activity.max(), swept.clean_activity)) or 1.0),
-    }
-    row, col = (
-        int(np.abs(found.numpy() - slider.value).argmin())
-        for found, slider in ((swept.tops, one.top), (swept.lefts, one.left))
-    )
-    for axis, name in ((probability, "probability"), (activity, "activity")):
-        drawn = axis.imshow(
-            getattr(swept, name).numpy(),
-            cmap="jet",
-            vmin=limits[name][0],
-            vmax=limits[name][1],
-            interpolation="nearest",
-        )
+    most = float(max(swept.activity.max(), swept.clean_activity)) or 1.0
+    for axis, grid, limit in (
+        (probability, swept.probability, 1),
+        (activity, swept.activity, most),
+    ):
+        drawn = axis.imshow(grid.numpy(), cmap="jet", vmin=0, vmax=limit, interpolation="nearest")
         figure.colorbar(drawn, cax=axis.inset_axes([1.02, 0, 0.04, 1])).ax.tick_params(labelsize=6)
-        axis.add_patch(
-            Rectangle((col - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=1.2)
-        )
+        _frame(axis, *one.nearest, 1, 1, edgecolor="white", linewidth=1.2)
     _bars(bars, one)
     total, then = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in one.activity)
     unit = (
         "the whole map" if one.unit is None else f"unit {one.unit}, {float(one.map[one.unit]):.3g}"
     )
-    number = one.channel.value
     heads = {
         image: "image",
-        maps: f"map {number} of layer {one.layer.value}",
+        maps: f"map {one.channel} of layer {one.layer}",
         projection: f"projected: {unit}",
         top9: "its top 9, projected",
         patches: "and their patches",
-        covered: f"square of {one.size.value} px at ({one.top.value}, {one.left.value})",
+        covered: f"square of {one.size} px at ({one.top}, {one.left})",
         covered_map: f"the map then: total {total} → {then}",
         probability: f"p({one.net.called(one.target)})",
-        activity: f"activity of map {number}",
+        activity: f"activity of map {one.channel}",
         bars: "first guesses",
     }
     for axis, text in heads.items():
@@ -114,20 +84,22 @@ def explorer_figure(explorer) -> Figure:
     return captioned(figure, f"{one.net.title}: {one.title}", caption)
 
 
-def _bars(axis, explorer) -> None:
+def _frame(axis: Axes, row: int, col: int, height: int, width: int, **how) -> None:
+    """A frame around pixels, whose centres are at whole numbers."""
+    axis.add_patch(Rectangle((col - 0.5, row - 0.5), width, height, fill=False, **how))
+
+
+def _bars(axis: Axes, state: State) -> None:
     """Probabilities of a few classes, without and with the square."""
-    shown = explorer.classes_shown()
+    shown = state.classes_shown()
     place = np.arange(len(shown))
-    axis.barh(place - 0.02, explorer.clean[shown].numpy(), 0.26, color="0.65", label="clean")
-    axis.barh(
-        place + 0.25,
-        explorer.covered[shown].numpy(),
-        0.26,
-        color="#ff3030",
-        label="with the square",
-    )
+    for values, shift, colour, label in (
+        (state.clean, -0.02, "0.65", "clean"),
+        (state.covered, 0.25, "#ff3030", "with the square"),
+    ):
+        axis.barh(place + shift, values[shown].numpy(), 0.26, color=colour, label=label)
     for n, label in enumerate(shown):
-        axis.text(0.0, n - 0.17, explorer.net.called(label), fontsize=7.5, va="bottom")
+        axis.text(0.0, n - 0.17, state.net.called(label), fontsize=7.5, va="bottom")
     axis.set(xlim=(0, 1), ylim=(len(shown) - 0.5, -0.6), yticks=[], xticks=[0, 0.5, 1])
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)

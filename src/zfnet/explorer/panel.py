@@ -1,0 +1,290 @@
+"""The explorer: choose a net, an image, a layer and a map; see the map, its nine strongest images
+and its projection; slide a square over the image.
+
+    explorer = Explorer("photos")
+    explorer.panel                       # the widget, for a notebook
+    explorer.layer.value = 3             # what a click does, from code
+    explorer.projection                  # the array behind the picture
+
+Everything shown is an attribute, too: those of the explorer's `State`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from zfnet.explorer.click_picture import ClickPicture
+from zfnet.explorer.figure import explorer_figure
+from zfnet.explorer.state import State, ready_profiles
+from zfnet.plots.contrast import contrast_scale, to_grey_centred
+from zfnet.plots.panels import mosaic
+from zfnet.store.errors import UserError
+
+HEADS = {
+    "image": "image, and what the unit sees",
+    "map": "map: click a unit",
+    "projection": "projection",
+    "top9": "top 9, projected",
+    "patches": "top 9, patches",
+    "covered": "drag the square",
+    "covered_map": "the map then",
+    "probability": "p(first guess), every position",
+    "activity": "activity, every position",
+}
+CLICKABLE = ("map", "covered")
+SHARP = ("map", "covered_map", "probability", "activity")  # every value a square
+WIDE = {"description_width": "70px"}
+
+
+class Explorer:
+    """The widgets, each an attribute whose `value` may be set, around a `State`, whose attributes
+    are the explorer's.
+
+    profile, image, layer, channel: as for `State`. Raises FileNotFoundError or UserError, with the
+    cure, where the net or its images are missing.
+    """
+
+    def __init__(
+        self, profile: str = "photos", image: int = 0, layer: int = 5, channel: int | None = None
+    ):
+        self.state = State(profile, image, layer, channel)
+        self._busy = False
+        self._make_widgets(profile)
+        self.panel = self._layout()
+        self._show()
+        for widget, do in (
+            (self.profile, self._profile_chosen),
+            (self.image, lambda: self.state.choose_image(self.image.value)),
+            (self.upload, self._uploaded),
+            (self.layer, lambda: self.state.choose_layer(self.layer.value)),
+            (self.channel, lambda: self.state.choose_map(self.channel.value)),
+            (self.strongest, lambda: self.state.choose_map(self.strongest.value)),
+        ):
+            widget.observe(self._doing(do, self._show), "value")
+        for widget in (self.row, self.col, self.whole_map):
+            widget.observe(self._doing(self._unit_chosen, self._show_unit), "value")
+        for widget, do in (
+            (self.size, lambda: self.state.resize_square(self.size.value)),
+            (self.top, self._square_chosen),
+            (self.left, self._square_chosen),
+        ):
+            widget.observe(self._doing(do, self._show_square), "value")
+        self.sweep.on_click(self._doing(lambda: self.state.sweep(), self._show_square))
+        self.pictures["map"].on_point(self._unit_clicked)
+        self.pictures["covered"].on_point(self._square_clicked)
+
+    def __getattr__(self, name: str):
+        """What is no widget is the state's."""
+        if name == "state":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.state, name)
+
+    # --- What was chosen ---
+
+    def _doing(self, do: Callable[[], None], show: Callable[[], None]):
+        """An observer: does `do` and shows what came of it, unless the explorer itself is setting
+        widgets; says in the status line what is wrong, and the widgets go back.
+        """
+
+        def observer(change) -> None:
+            if self._busy:
+                return
+            self.status.value = ""
+            try:
+                do()
+            except (UserError, OSError) as error:
+                self.status.value = f'<span style="color:#b00020">{html.escape(str(error))}</span>'
+                self._set()
+            else:
+                show()
+
+        return observer
+
+    def _profile_chosen(self) -> None:
+        self.state = State(self.profile.value, whole=self.state.whole)
+
+    def _uploaded(self) -> None:
+        if self.upload.value:
+            file = self.upload.value[-1]
+            self.state.open_image(file["name"], bytes(file["content"]))
+
+    def _unit_chosen(self) -> None:
+        self.state.choose_unit(self.row.value, self.col.value, self.whole_map.value)
+
+    def _square_chosen(self) -> None:
+        self.state.choose_square(self.top.value, self.left.value)
+
+    def _unit_clicked(self, row: float, col: float) -> None:
+        self.state.choose_unit(int(row), int(col))
+        self._show_unit()
+
+    def _square_clicked(self, row: float, col: float) -> None:
+        self.state.centre_square(row, col)
+        self._show_square()
+
+    # --- What is seen ---
+
+    def _set(self) -> None:
+        """Give every widget the state's value; that starts nothing."""
+        state, (rows, cols) = self.state, self.state.map.shape
+        room = state.net.size - state.size
+        strongest = [
+            (f"map {c}: total {float(state.maps[c].sum()):.4g}", c) for c in state.strongest
+        ]
+        self._busy = True
+        try:
+            self.profile.value = state.profile
+            _bound(self.image, state.image, len(state.images) - 1, 0)
+            if self.layer.options != tuple(state.layers):
+                self.layer.options = tuple(state.layers)
+            self.layer.value = state.layer
+            if self.strongest.options != tuple(strongest):
+                self.strongest.options = tuple(strongest)
+            if state.channel in state.strongest:
+                self.strongest.value = state.channel
+            _bound(self.channel, state.channel, len(state.maps) - 1, 0)
+            _bound(self.row, state.row, rows - 1, 0)
+            _bound(self.col, state.col, cols - 1, 0)
+            self.whole_map.value = state.whole
+            _bound(self.size, state.size, state.largest, 1)
+            _bound(self.top, state.top, room, 0)
+            _bound(self.left, state.left, room, 0)
+        finally:
+            self._busy = False
+
+    def _show(self) -> None:
+        for name, tiles in zip(("top9", "patches"), self.state.top9, strict=True):
+            self.pictures[name].show(mosaic(tiles, 3, max(1, tiles[0].shape[0] // 40)))
+        self._show_unit()
+        self._show_square()
+
+    def _show_unit(self) -> None:
+        self._set()
+        state, (top, left, bottom, right) = self.state, self.state.box
+        seen = [] if state.whole else [(top, left, bottom - top, right - left)]
+        self.pictures["image"].show(state.rgb, seen)
+        self.pictures["map"].show(
+            _grey(state.map, state.map), [(*state.unit, 1, 1)] if state.unit else []
+        )
+        projection = to_grey_centred(state.projection, contrast_scale(state.projection))
+        self.pictures["projection"].show(projection, seen)
+
+    def _show_square(self) -> None:
+        self._set()
+        state = self.state
+        frame = [(state.top, state.left, state.size, state.size)]
+        self.pictures["covered"].show(state.covered_rgb, frame)
+        self.pictures["covered_map"].show(_grey(state.covered_map, state.map))
+        self.said.value = self._report()
+        for name, top in (("probability", 1.0), ("activity", None)):
+            if state.swept is None:
+                self.pictures[name].show(np.ones((8, 8, 3)))
+                continue
+            grid = getattr(state.swept, name).numpy()
+            colours = matplotlib.colormaps["jet"](grid / (top or float(grid.max()) or 1.0))
+            self.pictures[name].show(colours[..., :3], [(*state.nearest, 1, 1)])
+
+    def _report(self) -> str:
+        """What the square changes, as a table."""
+        state = self.state
+        rows = [
+            (state.net.called(c), f"{float(state.clean[c]):.3f}", f"{float(state.covered[c]):.3f}")
+            for c in state.classes_shown()
+        ]
+        rows.append((f"map {state.channel}, total", *(f"{n:.4g}" for n in state.activity)))
+        lines = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{before}</td><td>{after}</td></tr>"
+            for name, before, after in rows
+        )
+        return (
+            f"<table><tr><th></th><th>clean&emsp;</th><th>covered</th></tr>{lines}</table>"
+            f"{state.seconds * 1e3:.0f} ms"
+        )
+
+    def figure(self) -> Figure:
+        """What the panel shows, as a figure that needs no kernel; every position of the square is
+        worked out where it has not been yet.
+        """
+        if self.state.swept is None:
+            self.state.sweep()
+            self._show_square()
+        return explorer_figure(self.state)
+
+    # --- The widgets ---
+
+    def _make_widgets(self, profile: str) -> None:
+        """Ranges and values are the state's, given by `_set`."""
+        ready = ready_profiles()
+        live = {"style": WIDE, "layout": widgets.Layout(width="300px")}
+        self.profile = widgets.Dropdown(
+            options=ready if profile in ready else [profile, *ready],
+            value=profile,
+            description="profile",
+        )
+        self.image = widgets.IntSlider(
+            0, 0, 0, description="image", continuous_update=False, style=WIDE
+        )
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="your own image", layout=widgets.Layout(width="auto")
+        )
+        self.layer = widgets.ToggleButtons(
+            description="layer",
+            style={"button_width": "40px", "description_width": "60px"},
+            layout=widgets.Layout(width="330px"),
+        )
+        self.channel = widgets.BoundedIntText(0, 0, 0, description="map")
+        self.strongest = widgets.Dropdown(description="strongest")
+        self.whole_map = widgets.Checkbox(False, description="project the whole map", indent=False)
+        self.row, self.col, self.size, self.top, self.left = (
+            widgets.IntSlider(1, 1, 1, description=name, **live)
+            for name in ("unit's row", "column", "square", "its top", "its left")
+        )
+        self.sweep = widgets.Button(
+            description="every position",
+            tooltip="slide the square over the whole image, as in Figure 7",
+        )
+        self.status, self.said = widgets.HTML(), widgets.HTML(layout=widgets.Layout(width="300px"))
+        self.pictures = {
+            name: ClickPicture(clickable=name in CLICKABLE, sharp=name in SHARP) for name in HEADS
+        }
+
+    def _layout(self) -> widgets.VBox:
+        margin = widgets.Layout(margin="0 8px 0 0")
+        shown = {
+            name: widgets.VBox(
+                [widgets.HTML(f"<small>{text}</small>"), self.pictures[name]], layout=margin
+            )
+            for name, text in HEADS.items()
+        }
+        pictures = list(shown.values())
+        return widgets.VBox(
+            [
+                widgets.HBox([self.profile, self.image, self.upload]),
+                widgets.HBox([self.layer, self.channel, self.strongest]),
+                self.status,
+                widgets.HBox(pictures[:5]),
+                widgets.HBox([self.row, self.col, self.whole_map]),
+                widgets.HBox([*pictures[5:], self.said]),
+                widgets.HBox([self.top, self.left, self.size, self.sweep]),
+            ]
+        )
+
+
+def _bound(widget, value: int, high: int, low: int) -> None:
+    """Give an integer widget its range and value in an order that is valid at every step."""
+    widget.min = min(widget.min, low)
+    widget.max = max(high, widget.max)
+    widget.value = value
+    widget.min, widget.max = low, high
+
+
+def _grey(maps: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
+    """A map with black at 0 and white at the largest value of `scale`."""
+    return (maps / max(float(scale.max()), 1e-12)).clamp(0, 1).numpy()
