@@ -603,6 +603,7 @@ def test_a_picture_that_cannot_be_written_after_all_is_said_so(here, capsys, mon
 # --- occlude --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_occlusion_is_that_of_the_notebook(here, capsys, monkeypatch):
     seen = drawn(monkeypatch, "occluded_figure")
     words = ["occlude", "motorcycle.png", "--model", f"{here}:small", "--device", "cpu"]

@@ -96,6 +96,7 @@ def test_the_upkeep_of_the_repository_is_no_part_of_it(verb, capsys):
     assert stop.value.code == 2 and capsys.readouterr().err.startswith("usage: zfnet ")
 
 
+@pytest.mark.slow
 def test_as_a_module_it_is_the_same_command():
     done = [
         subprocess.run(

@@ -79,6 +79,7 @@ def test_a_folder_is_decoded_split_and_named(folder):
 
 
 @pytest.mark.parametrize("normalise", ["channel", "pixel"])
+@pytest.mark.slow
 def test_files_that_do_not_fit_into_memory_give_the_same_images(root, normalise):
     for label in ("cat", "dog"):
         for i in range(220):  # enough parts for worker processes

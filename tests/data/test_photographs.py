@@ -10,6 +10,7 @@ from PIL import Image
 from zfnet.data import photographs as photos
 
 
+@pytest.mark.slow
 def test_photographs_are_cropped_at_several_scales():
     made = photos.make_photos(60, 40, seed=3)
     assert made.images.shape == (60, 3, 40, 40) and made.labels.tolist() == [

@@ -103,6 +103,7 @@ def answers(tmp_path_factory):
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_the_section_of_a_new_experiment_is_read_and_its_keys_are_checked(answers):
     assert (answers["read"], answers["default"]) == (3, 7)
     assert answers["misspelt"].startswith(
@@ -112,6 +113,7 @@ def test_the_section_of_a_new_experiment_is_read_and_its_keys_are_checked(answer
     assert answers["bad"] == "other.yaml: toy.marbles = 0: must be positive"
 
 
+@pytest.mark.slow
 def test_the_notebook_and_the_results_of_a_new_experiment_are_in_the_tables(answers):
     assert answers["notebooks"] == [*notebook_stems(), "19_toy"]
     last = answers["table"].splitlines()[-1]

@@ -342,6 +342,7 @@ def setting(tmp_path, monkeypatch):
     return profile, ZFNet(3, input_size=SIZE, maps=(4, 5, 4, 5, 6), fc=(9, 8)), data
 
 
+@pytest.mark.slow
 def test_every_cell_of_the_table_is_the_probe_it_names(setting):
     profile, model, data = setting
     found = probes.run_probes(profile, model, data, progress=False)
@@ -415,6 +416,7 @@ def test_draws_that_take_every_image_are_one(setting, monkeypatch):
     assert len(calls) == 18 * (3 + 1) and found.accuracy["trained", "svm", 1].shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):
     profile, model, data = setting
     whole = probes.run_probes(profile, model, data, progress=False)

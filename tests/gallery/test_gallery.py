@@ -431,7 +431,8 @@ def test_an_interrupted_build_leaves_the_old_site_and_goes_on(copy, monkeypatch)
     assert _tree(copy) == old
     (work,) = copy.parent.glob(".gallery.*/")
     killed = (
-        "import os, sys; from zfnet import provenance\nwith provenance.atomic(sys.argv[1]) as path:"
+        "import os, sys; from zfnet.store.artefacts import atomic\n"
+        "with atomic(sys.argv[1]) as path:"
         " path.write_text('half'); os._exit(9)"
     )
     assert (

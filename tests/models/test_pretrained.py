@@ -56,6 +56,7 @@ def published(name: str) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "vgg19", "zfnet_imagenet"])
+@pytest.mark.slow
 def test_the_profile_runs_on_a_folder_with_weights_of_the_publishers_format(folder, name):
     root, profiles = folder
     torch.manual_seed(0)

@@ -46,6 +46,7 @@ def drawn(pixels: np.ndarray, inches: float) -> plt.Figure:
     return figure
 
 
+@pytest.mark.slow
 def test_a_large_figure_becomes_small_and_keeps_its_colours(profile, report):
     pixels = photograph(700)
     path = plots.save_figure(drawn(pixels, 7.0), profile, "large")

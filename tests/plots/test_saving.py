@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from zfnet.experiments.filters.figure import filters_figure
 from zfnet.plots import saving
 
 
+@pytest.mark.slow
 def test_figures_are_byte_equal_and_below_the_limit(tmp_path, monkeypatch):
     monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
     profile, found = Profile("p", "P"), []

@@ -78,6 +78,7 @@ def runs(tmp_path_factory):
     return roots
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(runs, report):
     one, two = (
         [[float(x) for x in row] for row in csv.reader(lines[1:])]
@@ -108,6 +109,7 @@ def test_two_processes_train_as_one_does(runs, report):
     )
 
 
+@pytest.mark.slow
 def test_a_scan_by_two_processes_is_that_of_one_to_the_bit(runs, tmp_path):
     """Two processes scan with the weights that one trained: same weights, so the same tables."""
     root = tiny(tmp_path / "again")
@@ -168,6 +170,7 @@ def test_the_crops_of_shares_are_those_of_the_batch(smallest):
         assert torch.equal(own, whole[rank::3])
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     done = run(tiny(tmp_path / "r"), 3, "train", "tiny")
     assert done.returncode != 0
@@ -177,6 +180,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_run_and_the_next_goes_on(tmp_path):
     root = tiny(tmp_path / "r", epochs=40)
     run_of_two = subprocess.Popen(

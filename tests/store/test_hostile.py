@@ -951,6 +951,7 @@ def fuzzing(test):
 DEMO = (ROOT / "profiles" / "demo.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_fuzz_profiles_byte_by_byte(tmp_path, report):
     counts = collections.Counter()
 
@@ -986,6 +987,7 @@ def profiles(draw):
     return content
 
 
+@pytest.mark.slow
 def test_fuzz_profiles_by_structure(tmp_path, report):
     counts = collections.Counter()
 

@@ -201,6 +201,7 @@ def test_cheap_artefacts_are_keyed_by_their_code():
     assert len(ASKED) > 8
 
 
+@pytest.mark.slow
 def test_a_copy_has_the_same_keys_whatever_its_prose_and_layout(package):
     assert artefact_keys(package) == artefact_keys()
     for path in sorted(package.rglob("*.py")):
@@ -223,6 +224,7 @@ def test_a_copy_has_the_same_keys_whatever_its_prose_and_layout(package):
         ("methods.top_activations", raise_a_number, ("data.load.load_data",)),
     ],
 )
+@pytest.mark.slow
 def test_changed_code_has_a_new_key_in_all_that_reach_it(package, module, edit, kept):
     before = artefact_keys()
     change(package, module, edit)

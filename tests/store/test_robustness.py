@@ -77,6 +77,7 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 # --- Damage ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_of_an_artefact_goes_unnoticed(tmp_path, report):
     """Every byte of the file in turn: what comes back is right, found or made again; a byte that no
     longer is what was written is never believed.
@@ -477,6 +478,7 @@ print(artefacts.artefact(sys.argv[1], "k", build)[0]["a"].tolist())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_build_an_artefact_once_and_a_killed_one_does_not_hold_up_the_next(tmp_path):
     two = [run(BUILD, tmp_path / "a.safetensors", stdin=subprocess.PIPE) for _ in range(3)]
     for one in two:
@@ -498,6 +500,7 @@ def test_two_processes_build_an_artefact_once_and_a_killed_one_does_not_hold_up_
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_net_once(root):
     """The second one waits for the first, and finds its net."""
     (root / "profiles").mkdir()
@@ -542,6 +545,7 @@ def test_what_killed_processes_left_is_swept_and_what_living_ones_write_is_not(t
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.slow
 def test_killed_at_random_moments_everything_ends_bit_equal(report):
     """Training, a scan and a row of Table 3, two kills each; `benchmarks/kills.py --kills 50` does
     more.
@@ -576,6 +580,7 @@ def test_occlusion_on_the_cpu_takes_half_a_gib_at_once_whatever_is_free(monkeypa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_peak_memory_is_measured_and_within_two_gib(report):
     """A small one; `benchmarks/memory.py` scans 50,000 images and occludes one of 1,000 px."""
     command = [
@@ -603,6 +608,7 @@ def test_peak_memory_is_measured_and_within_two_gib(report):
 # --- Determinism ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_top_9_tables_depend_on_neither_batches_nor_threads_nor_processes(root, report):
     """In float32, as they are made: the same images and places in the same order, the values to
     rounding.
@@ -658,6 +664,7 @@ plots.save_table(rows, profile, "a", n=60)
 """
 
 
+@pytest.mark.slow
 def test_files_do_not_depend_on_when_and_where_they_were_made(tmp_path):
     """Scan, figure and table by two processes, with other seeds for hashing and other numbers of
     threads: byte-equal, and no table says when.
@@ -692,6 +699,7 @@ def test_files_do_not_depend_on_when_and_where_they_were_made(tmp_path):
     assert not re.search(rb"20\d\d-|\d\d:\d\d", found[0]["Figures/p/a.csv"])
 
 
+@pytest.mark.slow
 def test_the_same_scan_in_memory_and_from_files(root):
     for n, picture in enumerate(make_shapes(320, 52).images):
         path = root / "images" / str(n % 2) / f"{n}.png"

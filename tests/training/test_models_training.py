@@ -46,6 +46,7 @@ from zfnet.training import evaluation, run, steps
         ("zfnetb", (96, 256, 512, 1024, 512), 107_627_624),
     ],
 )
+@pytest.mark.slow
 def test_logits_equal_pytorchcv(name, maps, parameters, report):
     torch.manual_seed(0)
     theirs = get_model(name, pretrained=False).eval()
@@ -195,6 +196,7 @@ def test_weights_that_do_not_fit_are_named():
         weights.put_weights(net, state, "file")
 
 
+@pytest.mark.slow
 def test_pretrained_profiles_read_local_files(tmp_path):
     """Files of the publishers' formats, with random weights."""
     import torchvision
@@ -537,6 +539,7 @@ def test_snapshots_are_the_net_on_its_way(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_files_decoded_on_demand_train_the_same_net(tmp_path, monkeypatch):
     """Bit for bit the weights and history of the same images in memory: worker processes change
     neither the order nor dropout.
