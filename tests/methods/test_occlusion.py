@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import captum.attr
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from tests.helpers.stacks import stacks
 from zfnet import ZFNet, occlude, occlude_all
+from zfnet.graph.forward import Parts
 from zfnet.methods import occlusion
 
 SIZE = (26, 33)
@@ -24,7 +26,7 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         widths, layers = (3, 5, 4, 6, 4, 5), []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             layers += [nn.Conv2d(a, b, 3, 1, 1), nn.ReLU(inplace=True)]
         layers[2:2] = [nn.MaxPool2d(3, 2, ceil_mode=True), nn.Dropout(0.5)]
         self.features = nn.Sequential(*layers, nn.MaxPool2d(3, 2, ceil_mode=True))
@@ -283,16 +285,16 @@ def test_what_is_wrong_is_named_and_modes_come_back(model, image, arguments, mes
 
 @settings(max_examples=60, deadline=None)
 @given(stacks(), st.data())
+@pytest.mark.slow
 def test_the_incremental_pass_is_the_full_pass(drawn, data):
     """Random nets, squares, strides and chunks: what the square cannot reach is read from the clean
     maps, and every number stays.
     """
     features, size = drawn
     channels = next(m for m in reversed(features) if isinstance(m, nn.Conv2d)).out_channels
-    model = nn.Sequential()
-    model.features, model.avgpool = features, nn.AdaptiveAvgPool2d(2)
     torch.manual_seed(data.draw(st.integers(0, 10**6)))
-    model.classifier = nn.Sequential(nn.Linear(4 * channels, 5)).double()
+    head = nn.Linear(4 * channels, 5).double()
+    model = Parts(features, nn.AdaptiveAvgPool2d(2), head)
     image, fill = (
         torch.randn(3, *size, dtype=torch.float64),
         torch.randn(3, 1, 1, dtype=torch.float64),
@@ -325,13 +327,12 @@ def test_the_cheaper_pass_is_chosen(size, square, expected, monkeypatch):
     nearly all of it.
     """
     model, taken = ZFNet(3, input_size=size, fc=(4,)).eval(), []
-    for name in ("_incremental", "_whole"):
-        kept = getattr(occlusion, name)
-        monkeypatch.setattr(
-            occlusion, name, lambda *a, name=name, kept=kept: taken.append(name) or kept(*a)
-        )
+    kept = occlusion._Watch.covered
+    monkeypatch.setattr(
+        occlusion._Watch, "covered", lambda *given: taken.append(given[-1]) or kept(*given)
+    )
     occlude(model, torch.randn(3, size, size), 0, square, 24)
-    assert set(taken) == {"_incremental" if expected else "_whole"}
+    assert set(taken) == {expected}
 
 
 def test_a_batch_of_images_is_each_image_in_turn():
@@ -349,12 +350,8 @@ def test_a_batch_of_images_is_each_image_in_turn():
 
 
 def test_a_net_of_fewer_layers_follows_its_last_and_a_bad_fill_is_named():
-    model = nn.Sequential()
-    model.features, model.avgpool, model.classifier = (
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Linear(4, 2),
-    )
+    features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    model = Parts(features, nn.AdaptiveAvgPool2d(1), nn.Linear(4, 2))
     assert occlude(model, torch.randn(3, 9, 9), 0, 3, 3).layer == "1"
     with pytest.raises(
         ValueError, match=r"fill of shape \(5,\) does not broadcast to the image's \(3, 9, 9\)"

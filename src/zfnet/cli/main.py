@@ -118,7 +118,7 @@ def _write_gallery(profile, archive: bool) -> None:
 
 def _scan_images(profile) -> str:
     from zfnet.data.load import load_data
-    from zfnet.graph.layers import paper_layers
+    from zfnet.graph.trace import paper_layers
     from zfnet.methods.top_activations import load_scan
     from zfnet.training.run import trained
 

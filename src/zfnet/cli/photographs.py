@@ -249,7 +249,7 @@ def _guess(net, image) -> str:
 
 def _explained(net, path: Path, arguments):
     from zfnet import plots
-    from zfnet.graph.layers import paper_layers
+    from zfnet.graph.trace import paper_layers
     from zfnet.methods.explain import explain, layer_name, read_photos
 
     if arguments.layer is None and (arguments.channel is not None or arguments.top is not None):
@@ -328,7 +328,7 @@ def _strongest_images(net, folder: Path, arguments):
     import torch
 
     from zfnet import plots
-    from zfnet.graph.layers import paper_layers
+    from zfnet.graph.trace import paper_layers
     from zfnet.methods.deconv import Deconvnet
     from zfnet.methods.explain import layer_name, read_photo_folder
     from zfnet.methods.top_activations import scan

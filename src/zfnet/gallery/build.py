@@ -13,9 +13,9 @@ from pathlib import Path
 
 from zfnet.data.load import load_data
 from zfnet.gallery.pages import HERE, Layer, write_pages
-from zfnet.gallery.ranges import load_ranges
+from zfnet.gallery.ranges import measured_ranges
 from zfnet.gallery.sprites import draw
-from zfnet.graph.layers import paper_layers
+from zfnet.graph.trace import paper_layers
 from zfnet.graph.windows import receptive_field
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.top_activations import load_scan
@@ -39,7 +39,7 @@ def build(profile: Profile, archive: bool = False, progress: bool = True) -> tup
     model = trained(profile, data)
     images, names = getattr(data, profile.scan_split), paper_layers(model.features)
     top = load_scan(profile, model, images, list(names.values()))
-    found = load_ranges(profile, model, images, top)
+    found = measured_ranges(profile, model, images, top)
     pictures = keys.key_of(
         keys.tensors_hash(model.features.state_dict()),
         images.fingerprint,

@@ -45,7 +45,7 @@ class Layer:
 
     @property
     def tile(self) -> int:
-        """Side of a patch in pixels: the receptive field's, or the image's where that is smaller."""
+        """Side of a patch in pixels: the receptive field's, or the image's if that is smaller."""
         return min(self.field.size[0], self.field.input_size[0])
 
 
@@ -130,6 +130,7 @@ def beyond(layer: Layer, units: dict) -> str:
     for n, (row, col) in enumerate(zip(units["row"], units["col"], strict=True)):
         top, left = corner(layer, row, col)
         y, x = n // 3 * tile, n % 3 * tile
+        # rows, then columns: what lies before the image's border, and what lies after it
         for start, end in ((0, -top), (side - top, tile)):
             if start < end:
                 path.append(f"M{x} {y + start}h{tile}v{end - start}h-{tile}z")
@@ -168,7 +169,7 @@ def bars(histogram: list[int], width: int = 128, height: int = 20) -> str:
     """A histogram as the path of an SVG of that size; a bar's height is the square root of its
     count.
     """
-    most, step = max(1, *histogram) ** 0.5, width / len(histogram)
+    most, step = max(1, *histogram) ** 0.5, width / len(histogram)  # the tallest bar fills it
     tops = [round(height * (1 - n**0.5 / most), 2) for n in histogram]
     return "".join(
         f"M{i * step:g} {height}V{top:g}h{step * 0.8:g}V{height}z"

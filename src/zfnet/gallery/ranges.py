@@ -79,10 +79,12 @@ def ranges(
     }
 
 
-def load_ranges(
+def measured_ranges(
     profile: Profile, model: nn.Module, images: Images, top: dict[str, TopActivations]
 ) -> dict[str, Range]:
-    """The ranges of the profile's maps, found in `runs/<profile>/ranges.safetensors` or made now."""
+    """The ranges of the profile's maps, kept in `runs/<profile>/ranges.safetensors`: measured now,
+    in one pass over the images, where they are not there.
+    """
     weights, code = keys.tensors_hash(model.features.state_dict()), keys.code_key(ranges)
     key = keys.key_of(weights, images.fingerprint, list(top), code)
 

@@ -1,4 +1,4 @@
-"""The plain forward pass, as quickly as it goes, and train and eval mode given back as they were."""
+"""The plain forward pass, as quickly as it goes; train and eval mode given back as they were."""
 
 from __future__ import annotations
 
@@ -26,9 +26,21 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = mode
 
 
+class Parts(nn.Module):
+    """A net from its parts, called as torchvision's AlexNet and VGG call theirs."""
+
+    def __init__(self, features: nn.Module, avgpool: nn.Module, classifier: nn.Module):
+        super().__init__()
+        self.features, self.avgpool, self.classifier = features, avgpool, classifier
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The net inside DataParallel, DistributedDataParallel or torch.compile; WrongType for what is
-    no nn.Module, and for a scripted one, which has no code to follow.
+    """The net inside DataParallel, DistributedDataParallel or torch.compile; of a bare nn.Module
+    that holds features, avgpool and classifier, these one after the other. WrongType for what is no
+    nn.Module, Unsupported for a scripted one, which has no code to follow.
     """
     if not isinstance(model, nn.Module):
         raise WrongType(f"expected an nn.Module, got {type(model).__name__}")
@@ -38,6 +50,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
         raise Unsupported(
             "a scripted net cannot be taken apart", "hand in the net it was made from"
         )
+    if type(model).forward is nn.Module.forward:
+        parts = [getattr(model, name, None) for name in ("features", "avgpool", "classifier")]
+        if all(isinstance(part, nn.Module) for part in parts):
+            return Parts(*parts).train(model.training)
     return unwrapped(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 

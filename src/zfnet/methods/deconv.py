@@ -312,6 +312,8 @@ class Deconvnet:
         if not any(node.kind in ("conv", "unknown") for node in way):
             what = f"layer {layer!r} comes before the first convolution"
             raise UserError(what, "choose one after it")
+        if not self.graph.nodes[number].spatial:
+            raise UserError(f"layer {layer!r} gives no maps", "choose one before the head")
         n = len(images)
         channel = _indices(channel, n, (), "channel").to(images.device)
         sizes = map_sizes(self.graph, number, tuple(images.shape[-2:]))
