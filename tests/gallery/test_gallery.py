@@ -413,7 +413,7 @@ def _tree(folder: Path) -> dict[str, bytes]:
 def copy(made, tmp_path, workshop):
     """A copy of the built project, to spoil."""
     shutil.copytree(made.folder.parent, tmp_path / "runs" / "tiny")
-    data, model = workshop
+    data, _ = workshop
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zfnet.store.profiles.ROOT", tmp_path)
         patch.setattr(build_module, "load_data", lambda profile: data)
@@ -938,8 +938,9 @@ def test_the_projection_lies_over_its_own_image(visit, made):
     pictures = 255 * panels.to_grey_centred(found, panels.contrast_scale(found))
     for n in range(9):
         tab.add_style_tag(
-            content=f""".box {{ display: none !important }} .frame {{ visibility: hidden }} #unit-{n + 1} .frame {{
-            visibility: visible; position: fixed; left: {64 * n}px; top: 100px; width: 64px; border-radius: 0; z-index: 9 }}"""
+            content=f""".box {{ display: none !important }} .frame {{ visibility: hidden }}
+            #unit-{n + 1} .frame {{ visibility: visible; position: fixed; left: {64 * n}px;
+            top: 100px; width: 64px; border-radius: 0; z-index: 9 }}"""
         )
         shot = tab.screenshot(clip={"x": 64 * n, "y": 100, "width": 64, "height": 64})
         got = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(float)
@@ -955,14 +956,23 @@ ACCESSIBLE = """() => {
   const need = (holds, what) => { if (!holds) wrong.push(what) };
   const said = (node) => (node.getAttribute("aria-label") || node.textContent).trim();
   need(document.documentElement.lang === "en", "lang");
-  for (const tag of ["main", "body > header", "body > footer", "nav[aria-label]", "h1"]) need(all(tag).length, "no " + tag);
+  for (const tag of ["main", "body > header", "body > footer", "nav[aria-label]", "h1"])
+    need(all(tag).length, "no " + tag);
   for (const tag of ["main", "h1"]) need(all(tag).length === 1, "more than one " + tag);
-  for (const image of all("img")) need((image.getAttribute("alt") || "").length > 3, "alt of " + image.src);
-  for (const image of all("svg")) need(image.getAttribute("aria-hidden") || image.getAttribute("aria-label"), "svg without a name");
-  for (const field of all("input, select")) need(field.labels.length === 1 && field.labels[0].textContent.trim(), "label of " + field.id);
-  for (const node of all("a[href], button, summary")) need(said(node) || node.querySelector("img[alt]"), "nameless " + node.outerHTML);
+  for (const image of all("img"))
+    need((image.getAttribute("alt") || "").length > 3, "alt of " + image.src);
+  for (const image of all("svg"))
+    need(image.getAttribute("aria-hidden") || image.getAttribute("aria-label"), "nameless svg");
+  for (const field of all("input, select")) {
+    const own = field.labels;
+    need(own.length === 1 && own[0].textContent.trim(), "label of " + field.id);
+  }
+  for (const node of all("a[href], button, summary"))
+    need(said(node) || node.querySelector("img[alt]"), "nameless " + node.outerHTML);
   for (const key of ["aria-labelledby", "aria-describedby"])
-    for (const node of all(`[${key}]`)) for (const id of node.getAttribute(key).split(" ")) need(document.getElementById(id), "nothing has the id " + id);
+    for (const node of all(`[${key}]`))
+      for (const id of node.getAttribute(key).split(" "))
+        need(document.getElementById(id), "nothing has the id " + id);
   const ids = all("[id]").map(node => node.id);
   need(new Set(ids).size === ids.length, "an id twice");
   need(!all("[tabindex]").some(node => node.tabIndex > 0), "a tabindex above 0");
@@ -971,20 +981,34 @@ ACCESSIBLE = """() => {
     need(+head.tagName[1] <= level + 1, "heading skips a level: " + head.textContent);
     level = +head.tagName[1];
   }
-  for (const table of all("table")) need(table.caption && [...table.querySelectorAll("th")].every(head => head.scope === "col"), "caption or scope");
-  const parse = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a] };
+  for (const table of all("table")) {
+    const heads = [...table.querySelectorAll("th")];
+    need(table.caption && heads.every(head => head.scope === "col"), "caption or scope");
+  }
+  const parse = text => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return [r, g, b, a];
+  };
   const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const light = ([r, g, b]) =>
+    0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
   let lowest = 99, count = 0;
   for (const node of all("body *")) {
-    if (![...node.childNodes].some(child => child.nodeType === 3 && child.textContent.trim())) continue;
-    if (!node.checkVisibility({ visibilityProperty: true }) || /SCRIPT|OPTION/.test(node.tagName)) continue;
+    const written = child => child.nodeType === 3 && child.textContent.trim();
+    if (![...node.childNodes].some(written)) continue;
+    if (!node.checkVisibility({ visibilityProperty: true })) continue;
+    if (/SCRIPT|OPTION/.test(node.tagName)) continue;
     let behind = node, ground = [0, 0, 0, 0];
-    while (behind && ground[3] < 1) { ground = parse(getComputedStyle(behind).backgroundColor); behind = behind.parentElement }
-    const [a, b] = [light(parse(getComputedStyle(node).color)), light(ground)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
+    while (behind && ground[3] < 1) {
+      ground = parse(getComputedStyle(behind).backgroundColor);
+      behind = behind.parentElement;
+    }
+    const own = light(parse(getComputedStyle(node).color));
+    const [a, b] = [own, light(ground)].sort((x, y) => y - x), ratio = (a + 0.05) / (b + 0.05);
     lowest = Math.min(lowest, ratio);
     count += 1;
-    need(ratio >= 4.5, `contrast ${ratio.toFixed(2)} of ${node.tagName} ${node.className} ${node.textContent.slice(0, 20)}`);
+    const called = `${node.tagName} ${node.className} ${node.textContent.slice(0, 20)}`;
+    need(ratio >= 4.5, `contrast ${ratio.toFixed(2)} of ${called}`);
   }
   return [wrong, lowest, count];
 }"""
@@ -1019,7 +1043,8 @@ def test_the_focus_goes_through_the_page_in_its_order_and_is_seen(visit, page):
         order.append(
             tab.evaluate("""() => {
             const node = document.activeElement, card = node.closest(".card");
-            const around = [node, node.type === "radio" && node.nextElementSibling, card].filter(Boolean);
+            const label = node.type === "radio" && node.nextElementSibling;
+            const around = [node, label, card].filter(Boolean);
             const ring = around.some(one => getComputedStyle(one).outlineStyle !== "none");
             return [[...document.querySelectorAll("*")].indexOf(node), ring, node.className];
         }""")
