@@ -1,5 +1,5 @@
 """Numbers that a test measured and a reader wants to see, printed after the run even when all is
-well; and tests that drive a browser are marked as slow.
+well.
 """
 
 import pytest
@@ -10,12 +10,6 @@ def report(request):
     """Call it with a line; it is printed once in the terminal summary."""
     # which come along from the processes of `pytest -n`, too
     return lambda line: request.node.user_properties.append(("measured", line))
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "visit" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -340,6 +340,7 @@ def test_figures_are_made_once(house):
         (("CORES=1",), ["1 here, all threads", "2 here, all threads"]),
     ],
 )
+@pytest.mark.slow
 def test_notebooks_run_two_at_a_time_and_share_the_cores(house, flags, said):
     for stem in ("01_first", "02_second"):
         (house.folder / f"notebooks/{stem}.ipynb").write_text("together")

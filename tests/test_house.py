@@ -6,6 +6,7 @@ Each rule is a function of a folder, shown to see a violation planted in a copy.
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import json
 import shutil
@@ -41,7 +42,7 @@ def imports(package: Path, everywhere: bool) -> dict[str, set[str]]:
     """{module: the package's modules that it imports}, inside of functions only if `everywhere`."""
     known, found = modules(package), {}
     for name, path in known.items():
-        tree = ast.parse(path.read_text())
+        tree = parsed(path.read_text())
         nodes = list(ast.walk(tree)) if everywhere else list(at_import(tree))
         wanted = []
         for node in nodes:
@@ -56,6 +57,9 @@ def imports(package: Path, everywhere: bool) -> dict[str, set[str]]:
         found[name] = {each if each in known else each.rpartition(".")[0] for each in ours}
         found[name].discard(name)
     return found
+
+
+parsed = functools.cache(ast.parse)
 
 
 def at_import(tree: ast.AST):

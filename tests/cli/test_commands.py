@@ -157,6 +157,7 @@ def by_hand(path, net, side):
 # --- Nets by name ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_name_the_net_is_the_one_in_the_repository():
     net, same = nets.load_net(device="cpu"), nets.load_net("photos", device="cpu")
     meta = artefacts.read_meta(nets.SHIPPED)
@@ -400,6 +401,7 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
 # --- explain --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
     seen = drawn(monkeypatch, "explained_figure")
     text = said(
@@ -459,6 +461,7 @@ def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_without_a_layer_there_is_a_row_for_each(here, capsys, monkeypatch):
     seen = drawn(monkeypatch, "explained_figure")
     said(capsys, "explain", "chelsea.png", "--model", f"{here}:small", "--out", "a.pdf")

@@ -547,6 +547,7 @@ def test_a_bad_profile_is_explained(tmp_path, text, message):
 # the picture
 
 
+@pytest.mark.slow
 def test_the_figure_shows_the_masks_and_the_numbers(net, data, profile):
     parts = load_parts(profile, data)
     groups = disjoint_groups(len(parts), 3, 2, 0)

@@ -255,6 +255,7 @@ def test_snapshots_say_what_is_missing_and_the_cure(profile):
         snapshots(none, model, 2)
 
 
+@pytest.mark.slow
 def test_evolve_finds_the_strongest_training_image_of_every_map(profile, monkeypatch):
     history = [Snapshot(part, part / 16, net(profile, 10 + part).features) for part in (0, 1, 64)]
     data = Data(

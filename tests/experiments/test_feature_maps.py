@@ -79,6 +79,7 @@ def test_an_in_place_relu_and_a_net_in_training_mode_change_nothing():
     assert torch.equal(found["4"], stack.eval()(images)) and not found["4"].requires_grad
 
 
+@pytest.mark.slow
 def test_stages_of_the_papers_layers(net):
     assert stages(net.features, 1) == ["conv1", "relu1", "pool1", "norm1"]
     assert stages(net.features, 3) == ["conv3", "relu3"]

@@ -386,6 +386,7 @@ def test_every_cell_of_the_table_is_the_probe_it_names(setting):
     )
 
 
+@pytest.mark.slow
 def test_the_table_is_kept_until_something_changes(setting, monkeypatch):
     profile, model, data = setting
     profile = profile.with_sections(probes=replace(profile.probes, per_class=(2,), draws=1))
@@ -441,6 +442,7 @@ def test_an_interrupted_table_goes_on_where_it_stopped(setting, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_coarser_and_finer_grids_are_the_probes_they_name(setting, monkeypatch):
     profile, model, data = setting
     found = probes.run_grids(profile, model, data, most=5)

@@ -161,6 +161,7 @@ def test_a_layer_that_is_no_relu_is_named():
         )
 
 
+@pytest.mark.slow
 def test_every_number_of_the_cascade_can_be_made_by_hand():
     model, nets, images = small(0), [small(10), small(11)], drawn_images()
     indices = torch.tensor([2, 0, 3])
@@ -259,6 +260,7 @@ def test_untrained_nets_are_the_profiles_from_other_seeds(profile):
 
 
 @pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.slow
 def test_the_artefact_the_table_and_the_figure(profile, masks, monkeypatch):
     model, images, indices = small(0), drawn_images(masks=masks), torch.tensor([0, 1, 3])
     found = run_sanity(profile, model, images, indices, "relu3", draws=2)

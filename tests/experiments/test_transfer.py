@@ -159,6 +159,7 @@ def test_strength_is_chosen_on_the_validation_images_the_weakest_of_equals():
     ).C
 
 
+@pytest.mark.slow
 def test_both_ends_of_a_transfer(profile):
     everything = data(count=24, classes=4)
     task = prepare_task(profile, everything, seed=2)
@@ -237,6 +238,7 @@ def test_accuracy_from_scratch_is_counted_on_the_test_images(profile, monkeypatc
     assert found == pytest.approx(counted["test"]) and found != pytest.approx(counted["val"])
 
 
+@pytest.mark.slow
 def test_the_source_may_be_another_profile(profile, monkeypatch):
     everything = data(count=24, classes=4)
     other = dataclasses.replace(

@@ -260,6 +260,7 @@ def test_the_cells_show_the_numbers():
     plt.close(figure)
 
 
+@pytest.mark.slow
 def test_the_figures_say_which_rule_keeps_the_product():
     figure = walk_figure(walk(IMAGE, KERNEL, -1.0, SIGNAL), "up and down")
     said = " ".join(texts(figure))

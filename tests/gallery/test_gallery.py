@@ -35,6 +35,8 @@ build_module = __import__("zfnet.gallery.build", fromlist=["build"])
 
 # Names that break a page, a script or a CSV where they are not escaped; the folders "<" and
 # "script>..." make "</script>".
+pytestmark = pytest.mark.slow
+
 CLASSES = {
     "</script><b>bold": "<",
     'a "quoted", class': 'a "quoted", class',

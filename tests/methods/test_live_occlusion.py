@@ -26,6 +26,7 @@ class Whole(nn.Module):
 
 @settings(max_examples=40, deadline=None)
 @given(stacks(), st.data())
+@pytest.mark.slow
 def test_one_position_is_the_full_pass(drawn, data):
     features, (rows, cols) = drawn
     image = torch.randn(

@@ -178,6 +178,7 @@ def test_an_unknown_rule_is_named():
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(drawn=stacks(), data=st.data())
+@pytest.mark.slow
 def test_units_on_windows_are_the_same_by_every_rule(rule, drawn, data):
     """Random nets and positions, borders often, where a window reaches beyond the map and biases
     would let ReLUs fire that do not exist.

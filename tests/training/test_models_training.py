@@ -259,6 +259,7 @@ def tiny(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_overfits_one_batch(tiny):
     tiny = dataclasses.replace(
         tiny,
@@ -500,6 +501,7 @@ def test_a_width_of_zero_leaves_a_layer_out():
         AlexNet(10, maps=(0, 8, 8, 8, 4))
 
 
+@pytest.mark.slow
 def test_snapshots_are_the_net_on_its_way(tmp_path, monkeypatch):
     """Four snapshots of a run of 4 epochs, 8 steps: the last is the final net, one lost is made
     again, and they cost no randomness.
