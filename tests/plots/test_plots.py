@@ -146,9 +146,7 @@ def test_the_maps_of_an_occlusion_lie_where_the_squares_centres_are():
         torch.zeros(3, 1, 1),
         torch.ones(3, 1, 1),
     )
-    figure = occlusion_figure(
-        images, [0], [found], [torch.zeros(4, 3, 16, 16)], ["a", "b"], "T"
-    )
+    figure = occlusion_figure(images, [0], [found], [torch.zeros(4, 3, 16, 16)], ["a", "b"], "T")
     activity, probability, label = (
         axis for axis in figure.axes[:5] if axis.get_title()[:3] in ("(b)", "(d)", "(e)")
     )

@@ -79,28 +79,19 @@ def explained_figure(
                 markeredgewidth=1.2,
                 clip_on=False,
             )
-            axes[0].add_patch(
-                Rectangle(
-                    (left - 0.5, top - 0.5),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor="white",
-                    linewidth=1.6,
-                    clip_on=False,
+            # red on white, to be seen on any image
+            for colour, line in (("white", 1.6), ("#ff3030", 0.9)):
+                axes[0].add_patch(
+                    Rectangle(
+                        (left - 0.5, top - 0.5),
+                        right - left,
+                        bottom - top,
+                        fill=False,
+                        edgecolor=colour,
+                        linewidth=line,
+                        clip_on=False,
+                    )
                 )
-            )
-            axes[0].add_patch(
-                Rectangle(
-                    (left - 0.5, top - 0.5),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor="#ff3030",
-                    linewidth=0.9,
-                    clip_on=False,
-                )
-            )
         else:
             said[1] += "\n(never fires here)"
         for axis, head, text in zip(axes, heads, said, strict=True):

@@ -41,6 +41,7 @@ def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -
     A field larger than the image shows the image whole.
     """
     height, width = picture.shape[:2]
+    # the box is clipped to the image; the canvas has the size of a whole field, or the image's
     top, left, bottom, right = field.box(row, col)
     rows, cols = min(field.size[0], height), min(field.size[1], width)
     if field.size[0] >= height:
@@ -48,6 +49,7 @@ def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -
     if field.size[1] >= width:
         left, right = 0, width
     canvas = np.ones((rows, cols, 3), picture.dtype)
+    # how far the field reaches beyond the border above and on the left
     down = 0 if rows == height else max(0, -(field.offset[0] + row * field.stride[0]))
     across = 0 if cols == width else max(0, -(field.offset[1] + col * field.stride[1]))
     canvas[down : down + bottom - top, across : across + right - left] = picture[
@@ -70,6 +72,7 @@ def field_tile(
     # the canvas's corner in the image
     down, across = 0 if height == side else top, 0 if width == side else left
     canvas = np.ones((height, width, 3), patch.dtype)
+    # inside the image zero, then what the unit sees of it
     canvas[max(0, -down) : side - down, max(0, -across) : side - across] = zero
     canvas[first - down : last - down, start - across : end - across] = patch[
         first - top : last - top, start - left : end - left

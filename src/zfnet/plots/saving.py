@@ -54,9 +54,11 @@ def _fewer_colours(picture: Image.Image) -> Image.Image:
 
     Exact are so the lines and letters, the white paper and the grey that stands for zero.
     """
+    # the picture's own colours, each once, with how often it is there
     packed = (np.asarray(picture).astype(np.int64) << (16, 8, 0)).sum(2)
     colours, which, counts = np.unique(packed, return_inverse=True, return_counts=True)
     colours = torch.from_numpy(colours[:, None] >> np.array([16, 8, 0]) & 255).float()
+    # the palette: 8 pure ones, 16 frequent ones, 40 rare ones, 192 common ones
     pure = torch.cartesian_prod(*3 * (torch.tensor([0.0, 255.0]),))
     frequent = colours[torch.from_numpy(counts.argsort(kind="stable")[::-1][:16].copy())]
     rare, common = (
@@ -67,7 +69,7 @@ def _fewer_colours(picture: Image.Image) -> Image.Image:
         )
     )
     palette = torch.cat([pure, frequent, rare[:40], common[:192]])
-    # whole numbers: exact
+    # the nearest for each: |p|^2 - 2 p.c is least where |p - c| is; whole numbers, so exact
     nearest = torch.cat(
         [
             (palette.square().sum(1) - 2 * part @ palette.T).argmin(1)
