@@ -33,10 +33,10 @@ from zfnet.store.profiles import DataConfig, Profile
 
 build_module = __import__("zfnet.gallery.build", fromlist=["build"])
 
-# Names that break a page, a script or a CSV where they are not escaped; the folders "<" and
-# "script>..." make "</script>".
 pytestmark = pytest.mark.slow
 
+# Names that break a page, a script or a CSV where they are not escaped; the folders "<" and
+# "script>..." make "</script>".
 CLASSES = {
     "</script><b>bold": "<",
     'a "quoted", class': 'a "quoted", class',
