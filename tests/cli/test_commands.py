@@ -46,6 +46,8 @@ from zfnet.models import named as nets
 from zfnet.models.weights import save_weights
 from zfnet.store import artefacts
 
+pytestmark = pytest.mark.slow
+
 OWN = """
 import torch
 from torch import nn
@@ -157,7 +159,6 @@ def by_hand(path, net, side):
 # --- Nets by name ---------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_without_a_name_the_net_is_the_one_in_the_repository():
     net, same = nets.load_net(device="cpu"), nets.load_net("photos", device="cpu")
     meta = artefacts.read_meta(nets.SHIPPED)
@@ -401,7 +402,6 @@ def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
 # --- explain --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
     seen = drawn(monkeypatch, "explained_figure")
     text = said(
@@ -461,7 +461,6 @@ def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
     )
 
 
-@pytest.mark.slow
 def test_without_a_layer_there_is_a_row_for_each(here, capsys, monkeypatch):
     seen = drawn(monkeypatch, "explained_figure")
     said(capsys, "explain", "chelsea.png", "--model", f"{here}:small", "--out", "a.pdf")
@@ -606,7 +605,6 @@ def test_a_picture_that_cannot_be_written_after_all_is_said_so(here, capsys, mon
 # --- occlude --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_occlusion_is_that_of_the_notebook(here, capsys, monkeypatch):
     seen = drawn(monkeypatch, "occluded_figure")
     words = ["occlude", "motorcycle.png", "--model", f"{here}:small", "--device", "cpu"]

@@ -111,6 +111,7 @@ def test_layers_that_are_left_out_are_not_there(profile):
     assert [name for name, _ in head.named_children()] == ["fc6", "relu6", "drop6", "fc8"]
 
 
+@pytest.mark.slow
 def test_errors_are_those_counted_image_by_image_and_rows_resume(profile):
     everything, rows = data(classes=8, count=48), [ROW["alexnet"], ROW["alexnet-without-6-7"]]
     errors = ablate(profile, everything, rows)

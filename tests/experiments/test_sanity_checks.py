@@ -57,6 +57,7 @@ def drawn_images(count=4, masks=True):
     )
 
 
+@pytest.mark.slow
 def test_the_cascade_goes_from_the_top_down():
     assert cascade(small(0).features, "relu5") == {
         "5": ["conv5"],
