@@ -8,8 +8,6 @@ header also carries a checksum of the contents: a file that was damaged later is
 and made again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import glob
@@ -80,19 +78,11 @@ def _sweep(folder: Path) -> None:
         return
     with contextlib.suppress(OSError):
         for left in folder.glob(f".*.{glob.escape(platform.node())}.*.tmp"):
-            number = left.name.split(".")[-2]
-            if number.isdigit() and not _alive(int(number)):
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+            with contextlib.suppress(PermissionError, ValueError):  # another user's; no number
+                try:
+                    os.kill(int(left.name.split(".")[-2]), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 def _unwritable(path: Path, error: Exception) -> OSError:
@@ -103,8 +93,7 @@ def _unwritable(path: Path, error: Exception) -> OSError:
     kept = (
         "the file that was there is untouched" if os.path.lexists(path) else "nothing was written"
     )
-    kind = type(error) if isinstance(error, OSError) else OSError
-    return kind(
+    return (type(error) if isinstance(error, OSError) else OSError)(
         f"{path} cannot be written ({os.strerror(code) if code else error}):"
         f" {CURES.get(code, '')}{kept}"
     )
@@ -207,16 +196,13 @@ def locked(path: Path | str) -> Iterator[None]:
     Raises OSError, in one line, where there can be none.
     """
     path = Path(path)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = FileLock(path.with_name(f".{path.name}.lock")).acquire()
     except OSError as error:
         raise _unwritable(path, error) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def artefact(

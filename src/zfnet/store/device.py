@@ -1,7 +1,5 @@
 """Where the work is done."""
 
-from __future__ import annotations
-
 import torch
 
 

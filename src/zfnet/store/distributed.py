@@ -7,8 +7,6 @@ Without torchrun every function here is that of a single process. NCCL on CUDA, 
 process; gloo on the CPU.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -19,7 +17,7 @@ import torch.distributed as dist
 from torch import nn
 
 from zfnet.store import artefacts
-from zfnet.store.errors import ProcessLost, UserError, typed
+from zfnet.store.errors import ProcessLost, require, typed
 
 
 @contextlib.contextmanager
@@ -34,11 +32,11 @@ def together() -> Iterator[None]:
         return
     if torch.cuda.is_available():
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= gpus:
-            raise UserError(
-                f"{os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs",
-                f"start one process for each (NPROC={gpus})",
-            )
+        require(
+            local < gpus,
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes, but {gpus} GPUs",
+            f"start one process for each (NPROC={gpus})",
+        )
         torch.cuda.set_device(local)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -68,26 +66,23 @@ def from_first(find: Callable[[], object]):
     """What `find()` gives in the first process, in all of them; only the first calls it."""
     if share()[1] == 1:
         return find()
-    sent = [None]
+    sent = [None, None]
     if is_first():
         try:
-            sent = [(find(), None)]
+            sent[0] = find()
         except Exception as error:  # or the others would wait for ever
-            sent = [(None, error)]
+            sent[1] = error
     dist.broadcast_object_list(sent)
-    result, error = sent[0]
-    if error is not None:
-        raise error
-    return result
+    if sent[1] is not None:
+        raise sent[1]
+    return sent[0]
 
 
 def gathered(own) -> list:
     """What each process gives, in the order of their ranks, in all of them."""
-    processes = share()[1]
-    if processes == 1:
-        return [own]
-    given = [None] * processes
-    dist.all_gather_object(given, own)
+    given = [own] * share()[1]
+    if len(given) > 1:
+        dist.all_gather_object(given, own)
     return given
 
 
@@ -113,9 +108,7 @@ def averaged(
     """`call(model, images)` as a module whose gradients are means over the processes; the model
     itself where there is but one.
     """
-    if share()[1] == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(_Whole(model, call))
+    return nn.parallel.DistributedDataParallel(_Whole(model, call)) if share()[1] > 1 else model
 
 
 def artefact(
@@ -126,9 +119,8 @@ def artefact(
     """
     if share()[1] == 1:
         return artefacts.artefact(path, key, build)
-    kept = from_first(lambda: artefacts.current(path, key))
-    if kept is None:
-        tensors, meta = build()
-        kept = tensors, {**meta, "key": key}
-        from_first(lambda: artefacts.save_tensors(path, *kept))
-    return kept
+    if there := from_first(lambda: artefacts.current(path, key)):
+        return there
+    tensors, meta = build()
+    from_first(lambda: artefacts.save_tensors(path, tensors, {**meta, "key": key}))
+    return tensors, {**meta, "key": key}

@@ -4,8 +4,6 @@ The command line prints these, and OSError, in one line; anything else is a bug 
 traceback. They are ValueErrors, too, as Python has it for a value that cannot be used.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -17,6 +15,12 @@ class UserError(ValueError):
     def __init__(self, what: str, cure: str = ""):
         super().__init__(f"{what}: {cure}" if cure else what)
         self.what, self.cure = what, cure
+
+
+def require(holds: object, what: str, cure: str = "", kind: type[UserError] = UserError) -> None:
+    """Raise the error unless it holds."""
+    if not holds:
+        raise kind(what, cure)
 
 
 class WrongType(UserError, TypeError):
@@ -92,8 +96,9 @@ def typed(error: Exception) -> Exception:
 
     if says("DataLoader worker (pid"):  # a signal's error, raised wherever the program was
         return WorkerKilled()
-    lost = isinstance(error, getattr(torch.distributed, "DistError", ()))
-    if lost or says("gloo", "Gloo", "NCCL", "Connection"):
+    if says("gloo", "Gloo", "NCCL", "Connection") or isinstance(
+        error, getattr(torch.distributed, "DistError", ())
+    ):
         return ProcessLost(
             "another process of this run was lost; the same command goes on from the last finished"
             " epoch"

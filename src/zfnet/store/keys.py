@@ -1,7 +1,5 @@
 """Keys: what an artefact was made from, as sixteen hexadecimal digits."""
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import functools
@@ -22,10 +20,13 @@ def key_of(*parts) -> str:
     parts give equal keys.
     """
 
-    def plain(part):
-        return dataclasses.asdict(part) if dataclasses.is_dataclass(part) else str(part)
-
-    text = json.dumps(parts, sort_keys=True, default=plain)
+    text = json.dumps(
+        parts,
+        sort_keys=True,
+        default=lambda part: (
+            dataclasses.asdict(part) if dataclasses.is_dataclass(part) else str(part)
+        ),
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -39,9 +40,8 @@ def code_key(
     left out with all that is reached through them alone, and so are single modules, such as
     "training.recipe". `package`: its folder, where it is not this one.
     """
-    return key_of(
-        [_code(_source(path)) for path in reached(function.__module__, without, package or PACKAGE)]
-    )
+    files = reached(function.__module__, without, package or PACKAGE)
+    return key_of([_code(path.read_text(encoding="utf-8")) for path in files])
 
 
 def reached(module: str, without: tuple[str, ...] = (), package: Path = PACKAGE) -> list[Path]:
@@ -50,44 +50,28 @@ def reached(module: str, without: tuple[str, ...] = (), package: Path = PACKAGE)
     A package's own `__init__` counts where it is imported by name, not where it is on the way.
     """
     left_out = tuple(f"{package.name}.{name}." for name in without)
-    files: dict[str, Path] = {}
-    waiting = [module]
+    files, waiting = {}, [module]
     while waiting:
         name = waiting.pop()
         own = f"{name}.".startswith(f"{package.name}.")
         if name in files or not own or f"{name}.".startswith(left_out):
             continue
-        path = _file(name, package)
-        if path is None:  # a function or class: its module is what counts
+        path = package.joinpath(*name.split(".")[1:])
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not path.is_file():  # a function or class: its module is what counts
             waiting.append(name.rpartition(".")[0])
             continue
         files[name] = path
-        waiting += _imports(path, name)
+        inside = name.split(".")[: None if path.name == "__init__.py" else -1]
+        for node in ast.walk(_parsed(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                # one dot is the package that the module is in, each further dot the one above
+                above = inside[: len(inside) + 1 - node.level] if node.level else []
+                above += [node.module] if node.module else []
+                waiting += [".".join([*above, alias.name]) for alias in node.names]
     return [files[name] for name in sorted(files)]
-
-
-def _file(name: str, package: Path) -> Path | None:
-    """Where the source of a module or package stands; None where there is no such module."""
-    path = package.joinpath(*name.split(".")[1:])
-    own = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return own if own.is_file() else None
-
-
-def _imports(path: Path, name: str) -> list[str]:
-    """What a module's source imports, wherever in it: dotted names of modules and of what is in
-    them.
-    """
-    inside = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    names = []
-    for node in ast.walk(_parsed(_source(path))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            # one dot is the package that the module is in, each further dot the one above
-            above = inside[: len(inside) + 1 - node.level] if node.level else []
-            module = ".".join([*above, *([node.module] if node.module else [])])
-            names += [f"{module}.{alias.name}" for alias in node.names]
-    return names
 
 
 @functools.lru_cache(maxsize=512)
@@ -103,10 +87,6 @@ def _parsed(source: str) -> ast.Module:
                 or not isinstance(statement, ast.Expr)
             ]
     return tree
-
-
-def _source(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
 
 
 @functools.lru_cache(maxsize=512)

@@ -13,8 +13,6 @@ where the root has nothing of that name. ZFNET_FIGURES names another folder than
 for what notebooks draw, as `make test` does.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Mapping
@@ -23,7 +21,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from zfnet.store.errors import UserError, WrongType
+from zfnet.store.errors import WrongType, require
 from zfnet.store.schema import (
     BelowOne,
     Positive,
@@ -39,8 +37,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def _root() -> Path:
     if "ZFNET_ROOT" in os.environ:
         return Path(os.environ["ZFNET_ROOT"]).resolve()
-    here = Path.cwd()
-    candidates = [PACKAGE.parents[1], here, *here.parents]
+    candidates = [PACKAGE.parents[1], here := Path.cwd(), *here.parents]
     return next((path for path in candidates if (path / "profiles").is_dir()), here)
 
 
@@ -168,10 +165,6 @@ class SmallNetsConfig:
     rms: Positive[float] | None = 0.1
 
 
-def _is_folder_name(name: str) -> bool:
-    return bool(name.strip(". ")) and not set(name) & set("/\\\0\n")
-
-
 @dataclass(frozen=True)
 class Profile:
     """What a profile says. `sections` holds those of experiments by name, each its own dataclass;
@@ -182,7 +175,7 @@ class Profile:
         str,
         Rule(
             "it names a folder in runs/ and in Figures/, so leave it out or choose a plain one",
-            _is_folder_name,
+            lambda name: name.strip(". ") and not set(name) & set("/\\\0\n"),
         ),
     ]
     title: str
@@ -202,19 +195,21 @@ class Profile:
         except KeyError:
             raise AttributeError(f"a profile has no {name!r}, or was read without it") from None
 
-    def with_sections(self, **sections) -> Profile:
+    def with_sections(self, **sections) -> "Profile":
         """The same profile with these sections of experiments in place of its own."""
         return dataclasses.replace(self, sections={**self.sections, **sections})
 
-    @property
-    def runs(self) -> Path:
-        """Where artefacts go; never committed."""
-        return ROOT / "runs" / self.name
-
-    @property
-    def figures(self) -> Path:
-        """Where figures and tables go."""
-        return Path(os.environ.get("ZFNET_FIGURES") or ROOT / "Figures").resolve() / self.name
+    # where artefacts go, never committed; and where figures and tables go
+    runs = property(lambda self: ROOT / "runs" / self.name)
+    figures = property(
+        lambda self: Path(os.environ.get("ZFNET_FIGURES") or ROOT / "Figures").resolve() / self.name
+    )
+    weights_file = property(lambda self: self.runs / "weights.safetensors")
+    checkpoint_file = property(lambda self: self.runs / "checkpoint.pt")
+    history_file = property(lambda self: self.runs / "history.csv")
+    scan_file = property(lambda self: self.runs / "scan.safetensors")
+    data_root = property(lambda self: ROOT / (self.data.root or "data"))
+    data_file = property(lambda self: self.runs / "data.safetensors")
 
     @property
     def given_weights(self) -> Path | None:
@@ -224,33 +219,9 @@ class Profile:
         name = self.model.weights
         return shipped(name) if name and Path(name).suffix else None
 
-    @property
-    def weights_file(self) -> Path:
-        return self.runs / "weights.safetensors"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        return self.runs / "checkpoint.pt"
-
     def snapshot_file(self, part: int) -> Path:
         """The features as they were after `part`/64 of the training."""
         return self.runs / "snapshots" / f"{part:02d}.safetensors"
-
-    @property
-    def history_file(self) -> Path:
-        return self.runs / "history.csv"
-
-    @property
-    def scan_file(self) -> Path:
-        return self.runs / "scan.safetensors"
-
-    @property
-    def data_root(self) -> Path:
-        return ROOT / (self.data.root or "data")
-
-    @property
-    def data_file(self) -> Path:
-        return self.runs / "data.safetensors"
 
 
 def shipped(relative: str) -> Path:
@@ -286,8 +257,11 @@ def read_profile(name: str | os.PathLike, sections: Mapping[str, type] | None = 
             " .yaml file"
         )
     content, where = read_yaml(path, path.name), (path.name,)
-    if not isinstance(content, dict):
-        raise WrongType(f"{path.name}: expected keys and values, got {type(content).__name__}")
+    require(
+        isinstance(content, dict),
+        f"{path.name}: expected keys and values, got {type(content).__name__}",
+        kind=WrongType,
+    )
     own = [each.name for each in dataclasses.fields(Profile) if each.name != "sections"]
     if sections is None:  # but what looks like a slip of the pen is not passed over
         content = {
@@ -304,33 +278,30 @@ def read_profile(name: str | os.PathLike, sections: Mapping[str, type] | None = 
         key: read_fields(kind, content.get(key, {}), (*where, key))
         for key, kind in (sections or {}).items()
     }
-    _check_together(profile, where)
-    return dataclasses.replace(profile, sections=read)
-
-
-def _check_together(profile: Profile, where: tuple[str, ...]) -> None:
-    """Raises UserError for values that do not fit one another."""
-    data, training = profile.data, profile.training
+    # what does not fit one another
+    data, training, file = profile.data, profile.training, path.name
     largest = f"is larger than data.resize = {data.resize}"
-    if data.size > data.resize:
-        raise UserError(
-            f"{where[0]}: data.size = {data.size} {largest}; crops must fit into the stored images"
-        )
-    if training and (training.smallest_crop or 0) > data.resize:
-        raise UserError(f"{where[0]}: training.smallest_crop = {training.smallest_crop} {largest}")
-    if not data.validation and (
-        profile.scan_split == "val" or (training and training.schedule == "plateau")
-    ):
-        raise UserError(
-            f"{where[0]}: data.validation = 0 leaves nothing for scan_split: val or for schedule:"
-            " plateau; choose others"
-        )
+    require(
+        data.size <= data.resize,
+        f"{file}: data.size = {data.size} {largest}; crops must fit into the stored images",
+    )
+    smallest, schedule = (training.smallest_crop, training.schedule) if training else (None, None)
+    require(
+        (smallest or 0) <= data.resize,
+        f"{file}: training.smallest_crop = {smallest} {largest}",
+    )
+    require(
+        data.validation or (profile.scan_split != "val" and schedule != "plateau"),
+        f"{file}: data.validation = 0 leaves nothing for scan_split: val or for schedule: plateau;"
+        " choose others",
+    )
     check_fits(profile.occlusion.size, data, (*where, "occlusion", "size"))
+    return dataclasses.replace(profile, sections=read)
 
 
 def check_fits(size: int, data: DataConfig, where: tuple[str, ...]) -> None:
     """Raises UserError for a square that is larger than the network's input."""
-    if size > data.size:
-        raise UserError(
-            f"{where[0]}: {'.'.join(where[1:])} = {size} does not fit into data.size = {data.size}"
-        )
+    require(
+        size <= data.size,
+        f"{where[0]}: {'.'.join(where[1:])} = {size} does not fit into data.size = {data.size}",
+    )

@@ -1,7 +1,5 @@
 """Where a result comes from: commit, profile, seed, device, versions."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -22,8 +20,10 @@ def commit() -> str:
         ).stdout.strip()
 
     try:
-        head = git("rev-parse", "--short=10", "HEAD")
-        changed = git("status", "--porcelain", "--", "src", "profiles")
+        head, changed = (
+            git("rev-parse", "--short=10", "HEAD"),
+            git("status", "--porcelain", "--", "src", "profiles"),
+        )
     except OSError:  # no git
         return "unknown"
     return head + "-dirty" * bool(changed) if head else "unknown"

@@ -11,8 +11,6 @@ stand in a file.
 Every error names the file, the key and the value.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math
@@ -26,7 +24,7 @@ from typing import Annotated, Literal, TypeVar
 
 import yaml
 
-from zfnet.store.errors import UserError, WrongType
+from zfnet.store.errors import UserError, WrongType, require
 
 LARGEST = 10**9  # no whole number in a profile is larger
 T = TypeVar("T")
@@ -77,10 +75,10 @@ def read_yaml(path: Path, where: str):
     """The content of a YAML file; no tag in it runs code. `where` names it in the UserError for
     what is not plain YAML, or larger than 1 MB.
     """
-    if path.stat().st_size > 10**6:
-        raise UserError(
-            f"{where} has {path.stat().st_size:,} bytes: expected a short file of keys and values"
-        )
+    require(
+        (size := path.stat().st_size) <= 10**6,
+        f"{where} has {size:,} bytes: expected a short file of keys and values",
+    )
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Plain)
     except OSError:
@@ -98,17 +96,21 @@ def read_fields(kind: type[T], content, where: Place) -> T:
     Raises UserError for a key that does not belong, with a guess, one that is missing, or a value
     that breaks its rule; WrongType for a value of another type.
     """
-    if not isinstance(content, dict):
-        raise WrongType(f"{': '.join(where)}: expected keys and values, got {_shown(content)}")
+    place = ": ".join(where)
+    require(
+        isinstance(content, dict),
+        f"{place}: expected keys and values, got {_shown(content)}",
+        kind=WrongType,
+    )
     hints = typing.get_type_hints(kind, include_extras=True)
     check_keys(content, hints, where)
-    needed = {
+    missing = sorted(
         field.name
         for field in dataclasses.fields(kind)
         if field.default is field.default_factory is dataclasses.MISSING
-    }
-    if missing := sorted(needed - set(content)):
-        raise UserError(f"{': '.join(where)}: missing {', '.join(missing)}")
+        and field.name not in content
+    )
+    require(not missing, f"{place}: missing {', '.join(missing)}")
     return kind(
         **{key: _convert(hints[key], value, (*where, key)) for key, value in content.items()}
     )
@@ -121,13 +123,10 @@ def check_keys(content: dict, known: typing.Iterable[str], where: Place) -> None
         if key not in known:
             guess = get_close_matches(_shown(key)[:50].strip("'"), known, n=1)
             hint = f"; did you mean {guess[0]!r}?" if guess else "."
-            unknown = f"{': '.join(where)}: unknown key {_shown(key)}{hint}"
-            raise UserError(f"{unknown} Known keys: {', '.join(known)}")
-
-
-def refuse(where: Place, value, words: str) -> typing.NoReturn:
-    """Raises the UserError for a value that breaks a rule: "demo.yaml: data.size = -3: …"."""
-    raise UserError(f"{where[0]}: {'.'.join(where[1:])} = {_shown(value)}: {words}")
+            raise UserError(
+                f"{': '.join(where)}: unknown key {_shown(key)}{hint} Known keys:"
+                f" {', '.join(known)}"
+            )
 
 
 def _convert(hint, value, where: Place, index: str = ""):
@@ -141,9 +140,11 @@ def _convert(hint, value, where: Place, index: str = ""):
     hint, *rules = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
     value = _typed(hint, value, where)
     for rule in rules or NUMBER * (hint is float):
-        if not rule.holds(value):
-            shown = list(value) if isinstance(value, tuple) else value
-            refuse((*where[:-1], where[-1] + index), shown, rule.words)
+        shown = _shown(list(value) if isinstance(value, tuple) else value)
+        require(
+            rule.holds(value),
+            f"{where[0]}: {'.'.join(where[1:])}{index} = {shown}: {rule.words}",
+        )
     return value
 
 
@@ -152,21 +153,18 @@ def _typed(hint, value, where: Place):
         return read_fields(hint, value, where)
     named = f"{': '.join(where)} = {_shown(value)}"
     if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise UserError(f"{named}: choose one of {', '.join(map(str, typing.get_args(hint)))}")
+        options = typing.get_args(hint)
+        require(value in options, f"{named}: choose one of {', '.join(map(str, options))}")
         return value
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list):
-            raise WrongType(f"{named}: expected a list")
+        require(isinstance(value, list), f"{named}: expected a list", kind=WrongType)
         item = typing.get_args(hint)[0]
         return tuple(_convert(item, one, where, f"[{n}]") for n, one in enumerate(value))
-    if type(value) is int and abs(value) > LARGEST:
-        raise UserError(f"{named}: at most {LARGEST:,}")
+    require(type(value) is not int or abs(value) <= LARGEST, f"{named}: at most {LARGEST:,}")
     if hint is float and type(value) is int:
         return float(value)
-    if type(value) is not hint:
-        got = f"{type(value).__name__}{_number(value)}"
-        raise WrongType(f"{named}: expected {hint.__name__}, got {got}")
+    got = f"{type(value).__name__}{_number(value)}"
+    require(type(value) is hint, f"{named}: expected {hint.__name__}, got {got}", kind=WrongType)
     return value
 
 
