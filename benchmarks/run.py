@@ -281,7 +281,7 @@ def scan_overhead() -> Iterator[dict]:
 
     def bare():
         with torch.no_grad():
-            for _, images, _ in batches(dataset, 64):
+            for _, images in batches(dataset, 64):
                 model.features[:12](images.to(DEVICE).contiguous(memory_format=torch.channels_last))
 
     ours_s, bare_s = side_by_side(lambda: scan(model.features, dataset, layers), bare, 5)

@@ -7,7 +7,7 @@ from zfnet.data.images import Data, Images
 from zfnet.data.load import load_data
 from zfnet.experiments import load_profile
 from zfnet.graph.forward import evaluating
-from zfnet.graph.trace import paper_layers
+from zfnet.graph.trace import layers, paper_layers
 from zfnet.graph.windows import ReceptiveField, receptive_field
 from zfnet.methods.deconv import Deconvnet, Patches
 from zfnet.methods.localisation import class_share, occlusion_localisation, projection_localisation

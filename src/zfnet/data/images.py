@@ -10,18 +10,17 @@ A folder that would take more memory than `data: memory:` allows stays in its fi
 Layouts of a folder: CLASS/image, or train/CLASS/image and test/CLASS/image.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from zfnet.data.files import Files, read_ahead, select
 from zfnet.store import keys
-from zfnet.store.errors import UserError
+from zfnet.store.errors import UserError, require
 
 # torchvision's statistics, of pixels in 0..1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -49,16 +48,15 @@ class Images(torch.utils.data.Dataset):
     keypoints: dict[str, torch.Tensor] | None = None
 
     def __post_init__(self):
-        pixels = self.pixels
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise UserError(
-                f"pixels: expected uint8 (N, 3, H, W), got {pixels.dtype} {tuple(pixels.shape)}"
-            )
-        if not 0 < self.size <= min(pixels.shape[-2:]):
-            raise UserError(
-                f"size = {self.size}: crops must fit into the stored images of"
-                f" {tuple(pixels.shape[-2:])}"
-            )
+        shape = tuple(self.pixels.shape)
+        require(
+            self.pixels.dtype == torch.uint8 and len(shape) == 4 and shape[1] == 3,
+            f"pixels: expected uint8 (N, 3, H, W), got {self.pixels.dtype} {shape}",
+        )
+        require(
+            0 < self.size <= min(shape[-2:]),
+            f"size = {self.size}: crops must fit into the stored images of {shape[-2:]}",
+        )
         object.__setattr__(self, "classes", tuple(self.classes))
 
     def __len__(self) -> int:
@@ -95,21 +93,19 @@ class Images(torch.utils.data.Dataset):
         """The object's pixels in the centre crop, bool (B, S, S); ValueError where the source knows
         none.
         """
-        if self.masks is None:
-            raise UserError("these images have no object masks; the built-in shapes have")
+        require(
+            self.masks is not None, "these images have no object masks; the built-in shapes have"
+        )
         top, left = self.corner
         return self.masks[torch.as_tensor(indices), top : top + self.size, left : left + self.size]
 
-    def subset(self, where: torch.Tensor | slice) -> Images:
+    def subset(self, where: torch.Tensor | slice) -> "Images":
         """The images at `where`, indices or a slice, normalised alike."""
-        names = self.names or None
-        if names:
-            names = names[where] if isinstance(where, slice) else [names[i] for i in where.tolist()]
         return dataclasses.replace(
             self,
             pixels=select(self.pixels, where),
             labels=self.labels[where],
-            names=names,
+            names=select(self.names, where) if self.names else None,
             masks=None if self.masks is None else self.masks[where],
             keypoints=self.keypoints and {k: v[where] for k, v in self.keypoints.items()},
         )
@@ -119,11 +115,9 @@ class Images(torch.utils.data.Dataset):
         """A key of every pixel (of files: name, size and time) and label, and of how they become
         input.
         """
-        state, files = {"labels": self.labels, "mean": self.mean, "std": self.std}, None
-        if isinstance(self.pixels, Files):
-            files = self.pixels.entries, self.pixels.side
-        else:
-            state["pixels"] = self.pixels
+        pixels, state = self.pixels, {"labels": self.labels, "mean": self.mean, "std": self.std}
+        files = (pixels.entries, pixels.side) if isinstance(pixels, Files) else None
+        state |= {} if files else {"pixels": pixels}
         return keys.key_of(keys.tensors_hash(state), self.gain, self.size, files)
 
 
@@ -181,24 +175,19 @@ def random_crops(
     sides = (
         torch.randint(smallest, min(height, width) + 1, (n,), generator=generator)
         if smallest
-        else None
+        else torch.full((n,), size)
     )
-    if sides is None:
-        top = torch.randint(height - size + 1, (n,), generator=generator)
-        left = torch.randint(width - size + 1, (n,), generator=generator)
-    else:
-        top, left = (
-            (torch.rand(n, generator=generator) * (whole - sides + 1)).long()
-            for whole in (height, width)
-        )
+    top, left = (
+        (torch.rand(n, generator=generator) * (whole - sides + 1)).long()
+        if smallest
+        else torch.randint(whole - size + 1, (n,), generator=generator)
+        for whole in (height, width)
+    )
     mirrored = torch.rand(n, generator=generator) < (0.5 if flip else 0.0)
-    top, left, mirrored = (part[rank::processes].to(device) for part in (top, left, mirrored))
-    indices = indices.to(device)
-    if sides is None:
-        return crops(pixels, indices, top, left, mirrored, size)
-    return resized_crops(
-        pixels, indices, top, left, mirrored, sides[rank::processes].to(device), size
-    )
+    where = [part[rank::processes].to(device) for part in (top, left, mirrored, sides)]
+    if smallest:
+        return resized_crops(pixels, indices.to(device), *where, size)
+    return crops(pixels, indices.to(device), *where[:3], size)
 
 
 def resized_crops(
@@ -239,12 +228,13 @@ def ten_crop(pixels: torch.Tensor, size: int) -> torch.Tensor:
 
 def batches(
     dataset, batch_size: int, device: torch.device | str = "cpu", share: tuple[int, int] = (0, 1)
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Indices (B,), inputs (B, 3, S, S) and labels (B,) of any map-style dataset, in order; of
-    share (rank, processes) every processes-th batch.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Indices (B,) and inputs (B, 3, S, S) of any map-style dataset, in order; of share (rank,
+    processes) every processes-th batch. Images of several sizes come one by one.
 
     `Images` take the direct way: bytes travel to the device, from pinned memory, and become inputs
-    there.
+    there. Of other data sets an item is a tensor (3, H, W), or a tuple or mapping that begins with
+    one; UserError for anything else.
     """
     parts = torch.arange(len(dataset)).split(batch_size)[share[0] :: share[1]]
     if isinstance(dataset, Images):
@@ -255,19 +245,36 @@ def batches(
             pixels = (
                 pixels.pin_memory().to(device, non_blocking=True) if cuda else pixels.to(device)
             )
-            yield indices, dataset.normalise(pixels), dataset.labels[indices]
+            yield indices, dataset.normalise(pixels)
         return
-    loader = torch.utils.data.DataLoader(dataset, batch_sampler=[part.tolist() for part in parts])
-    for indices, (images, labels) in zip(parts, loader, strict=True):
-        yield indices, images, labels
+    for indices in parts:
+        images = [_image(dataset[index]) for index in indices.tolist()]
+        if len({image.shape for image in images}) == 1:
+            yield indices, torch.stack(images)
+        else:
+            yield from ((index, image[None]) for index, image in zip(indices[:, None], images))
+
+
+def _image(item) -> torch.Tensor:
+    """The image of a data set's item: the item itself, or the first part of it."""
+    if isinstance(item, Mapping):
+        item = item["image"] if "image" in item else next(iter(item.values()))
+    elif isinstance(item, tuple | list):
+        item = item[0]
+    if isinstance(item, np.ndarray):
+        item = torch.from_numpy(item)
+    if not isinstance(item, torch.Tensor) or item.ndim != 3:
+        shown = tuple(item.shape) if isinstance(item, torch.Tensor) else type(item).__name__
+        what = f"the data set: expected images as tensors (channels, rows, columns), got {shown}"
+        raise UserError(what, "give it a transform that makes them network input")
+    return item
 
 
 def imagenet_statistics() -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation per channel (3, 1, 1) that torchvision's nets expect, in pixel
     units 0..255.
     """
-    mean, std = (torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
-    return mean, std
+    return tuple(torch.tensor(part).view(3, 1, 1) * 255 for part in IMAGENET)
 
 
 def statistics(

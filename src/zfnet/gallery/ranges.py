@@ -2,8 +2,6 @@
 map.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +61,7 @@ def ranges(
         leave=False,
         disable=None if progress else True,
     )
-    for indices, inputs, _ in batches(images, batch_size, weight.device):
+    for indices, inputs in batches(images, batch_size, weight.device):
         x = inputs.to(weight).contiguous(memory_format=torch.channels_last)
         for number, maps in walk(graph, x, names):
             name, best = names[number], maps.amax((2, 3)).T

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import torch
 
-from zfnet.graph.trace import Graph, Kernel, Node, Pair, run
-from zfnet.graph.walk import FRESH
+from zfnet.graph.trace import Graph, Kernel, Pair
+from zfnet.graph.walk import compute, forget
 from zfnet.graph.windows import Window, forward_window
 
 NEVER = 1 << 40  # larger than any index
@@ -68,54 +68,42 @@ def changed_maps(
     clean: the maps (1, C, H, W) of the clean image that are read; found: `regions`; square
     (N, C, h, w): what covers it; wanted: which channels of which maps.
     """
+    order = graph.above(*wanted)
+    left = graph.readers(order)
     changed: dict[int, object] = {0: square}
-    left = dict.fromkeys(found, 0)
-    for number in found:
-        for source in graph.nodes[number].inputs:
-            left[source] = left.get(source, 0) + 1
     result = {}
-    for number in list(found)[1:]:
-        node, own = graph.nodes[number], found[number]
-        read = [_read(graph, node, own, source, clean, changed, found) for source in node.inputs]
+    for number in order[1:]:
+        node, own = graph.nodes[number], found.get(number)
+        read = []
+        for source in node.inputs:
+            have = found.get(source)
+            if own is None or have is None:  # no map: a size, a constant
+                read.append(changed[source])
+                continue
+            start, size, fill = own.start, own.size, 0.0
+            if node.kernel:
+                # the change, and around it what the kernel reads of the clean map or its padding
+                step, pad = torch.tensor(node.kernel.stride), torch.tensor(node.kernel.before)
+                start, size, fill = (
+                    start * step - pad,
+                    node.kernel.inputs(size),
+                    node.kernel.outside,
+                )
+            if not node.kernel and have.size == size and torch.equal(have.start, start):
+                read.append(changed[source])
+            else:
+                maps = clean[source], changed[source]
+                read.append(assemble(*maps, have.start, start, size, fill))
         if node.kernel:
             changed[number] = forward_window(node, *read)
-        elif node.kind == "relu":
-            source = node.inputs[0]
-            fresh = graph.nodes[source].kind in FRESH
-            changed[number] = node.call(read, left[source] == 1 and source not in wanted and fresh)
         else:
-            changed[number] = node.call(read)
-        for source in node.inputs:
-            left[source] -= 1
-            if not left[source]:
-                changed.pop(source, None)
+            changed[number] = compute(graph, node, read, left, wanted)
+        forget(changed, node, left)
         if number in wanted:
-            channels, origin = wanted[number], torch.zeros_like(own.start)
-            maps, change = clean[number][:, channels], changed[number][:, channels]
-            result[number] = assemble(maps, change, own.start, origin, own.map_size)
+            origin, maps = torch.zeros_like(own.start), (clean[number], changed[number])
+            maps = (each[:, wanted[number]] for each in maps)
+            result[number] = assemble(*maps, own.start, origin, own.map_size)
     return result
-
-
-def _read(
-    graph: Graph,
-    node: Node,
-    own: Window,
-    source: int,
-    clean: dict[int, torch.Tensor],
-    changed: dict[int, object],
-    found: dict[int, Window],
-) -> object:
-    """What a node reads of one of its sources for the region `own` of its output."""
-    if source not in found:  # no map: a size, a constant
-        return run(graph, dict(changed), source)
-    have, start, size, fill = found[source], own.start, own.size, 0.0
-    if node.kernel:
-        # the change, and around it what the kernel reads of the clean map or of its padding
-        step, pad = torch.tensor(node.kernel.stride), torch.tensor(node.kernel.before)
-        start, size, fill = start * step - pad, node.kernel.inputs(size), node.kernel.outside
-    elif have.size == size and torch.equal(have.start, start):
-        return changed[source]
-    return assemble(clean[source], changed[source], have.start, start, size, fill)
 
 
 def needed_maps(graph: Graph, last: int) -> set[int]:

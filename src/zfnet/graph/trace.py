@@ -142,8 +142,8 @@ class Node:
     """One operation: `call(values)` of the outputs of the nodes numbered `inputs`.
 
     kind: input, conv, max, average, relu, norm, same (identity on the way down), sum, linear (its
-    adjoint), gate (a product, one factor held fixed), point (pointwise, without a rule), whole (sees
-    whole maps), value (no map), unknown. `module`: what holds the weights; `limit`: where a ReLU6
+    adjoint), gate (a product, one factor held fixed), point (pointwise, without a rule), whole (it
+    sees whole maps), value (no map), unknown. `module`: what holds the weights; `limit`: where a ReLU6
     cuts off; `spatial`: its output is maps; `global_`: a unit of them may see the whole image.
     """
 
@@ -188,21 +188,21 @@ class Graph:
         shown = (node for node in self.nodes[1:] if node.spatial)
         return [node.name for node in shown if _plain(node.name) not in PLUMBING]
 
-    @functools.cached_property
-    def consumers(self) -> list[int]:
-        """How many nodes read each."""
-        counts = [0] * len(self.nodes)
-        for node in self.nodes:
-            for number in node.inputs:
-                counts[number] += 1
+    def readers(self, order: Sequence[int]) -> dict[int, int]:
+        """How many of the nodes numbered `order` read each of them."""
+        counts = dict.fromkeys(order, 0)
+        for number in order:
+            for source in self.nodes[number].inputs:
+                counts[source] += 1
         return counts
 
     def number(self, layer: str | int) -> int:
         """The place of the layer of that name among the nodes; UserError lists those there are."""
         name = str(layer).removeprefix("features.")
         numbers = {node.name: number for number, node in enumerate(self.nodes)}
-        if numbers.get(name):
-            return numbers[name]
+        inside = [number for one, number in numbers.items() if one.startswith(f"{name}.")]
+        if numbers.get(name) or inside:  # of a block of modules, what comes out of it
+            return numbers.get(name) or inside[-1]
         known = self.names if len(self.names) <= 40 else get_close_matches(name, self.names, 8, 0.0)
         rest = "" if len(self.names) <= 40 else " … (`zfnet.layers(model)` lists all)"
         raise UserError(f"no layer {layer!r}: choose one of {', '.join(known)}{rest}")
@@ -299,8 +299,8 @@ def layers(model: nn.Module | Graph) -> list[str]:
 def paper_layers(model: nn.Module | Graph) -> dict[int, str]:
     """The rectified maps that stand for the paper's layers: {1: "relu1", …, 5: "relu5"}.
 
-    With up to eight ReLUs each is a layer. Deeper nets (VGG, ResNet) give one for each size of maps,
-    the last through which everything passes: before each reduction, and the last of all; nets that
+    With up to eight ReLUs each is a layer. Deeper nets (VGG, ResNet) give one for each size of the
+    maps, the last through which everything passes: before each reduction, and the last of all; nets that
     never reduce give every ReLU.
     """
     graph = trace(model)
@@ -563,9 +563,10 @@ def _relu(limit: float | None, values: Sequence, inplace: bool = False) -> torch
 
 def _call(one: fx.Node, sources: list[fx.Node], module: nn.Module | None, kind: str) -> Callable:
     """How to compute a node, as in eval mode, from the outputs of what it reads."""
-    if kind == "same" and not isinstance(module, nn.LocalResponseNorm):
-        if one.op == "call_module" or _function(one) not in ("local_response_norm", "contiguous"):
-            return lambda values: values[0]
+    works = isinstance(module, nn.LocalResponseNorm)
+    works |= one.op != "call_module" and _function(one) in ("local_response_norm", "contiguous")
+    if kind == "same" and not works:  # dropout and the like
+        return lambda values: values[0]
     if kind == "norm":
         return lambda values: F.batch_norm(
             values[0],

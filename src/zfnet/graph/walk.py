@@ -6,12 +6,12 @@ maps = outputs(model, images, ["relu1", "relu5"])        # the same, as a mappin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import nn
 
-from zfnet.graph.trace import Graph, trace
+from zfnet.graph.trace import Graph, Node, trace
 from zfnet.store.errors import UserError
 
 FRESH = ("conv", "norm", "max", "average", "sum")  # kinds whose output nobody else holds
@@ -26,28 +26,37 @@ def walk(
     """
     wanted = set(wanted)
     order = graph.above(*wanted)
-    # how many of the nodes on the way still have to read each output
-    left = dict.fromkeys(order, 0)
-    for number in order:
-        for source in graph.nodes[number].inputs:
-            left[source] += 1
+    left = graph.readers(order)
     values: dict[int, object] = {0: x}
     for number in order:
         node = graph.nodes[number]
-        if node.inputs or number:
+        if number:
             read = [values[source] for source in node.inputs]
-            if node.kind == "relu":
-                source = node.inputs[0]
-                alone = left[source] == 1 and source not in wanted
-                values[number] = node.call(read, alone and graph.nodes[source].kind in FRESH)
-            else:
-                values[number] = node.call(read)
-            for source in node.inputs:
-                left[source] -= 1
-                if not left[source]:
-                    values.pop(source, None)
+            values[number] = compute(graph, node, read, left, wanted)
+            forget(values, node, left)
         if number in wanted:
             yield number, values[number]
+
+
+def compute(
+    graph: Graph, node: Node, read: list, left: dict[int, int], wanted: Container
+) -> object:
+    """A node's output from what it reads; a ReLU in place where nobody else reads that. `left`: how
+    many nodes still have to read each; `wanted`: which outputs are kept.
+    """
+    if node.kind != "relu":
+        return node.call(read)
+    source = node.inputs[0]
+    alone = left[source] == 1 and source not in wanted and graph.nodes[source].kind in FRESH
+    return node.call(read, alone)
+
+
+def forget(values: dict[int, object], node: Node, left: dict[int, int]) -> None:
+    """Let go of what a node was the last to read."""
+    for source in node.inputs:
+        left[source] -= 1
+        if not left[source]:
+            values.pop(source, None)
 
 
 @torch.no_grad()

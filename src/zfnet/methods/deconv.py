@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from zfnet.graph.trace import Graph, Kernel, Node, Pair, trace
-from zfnet.graph.walk import FRESH, finite, walk
+from zfnet.graph.walk import FRESH, finite, forget, walk
 from zfnet.graph.windows import (
     View,
     Window,
@@ -389,10 +389,7 @@ class _Tape:
         self.graph, self.number, self.windows = graph, number, windows
         self.overlap, self.rule = overlap, rule
         self.order = graph.above(number)
-        self.readers = dict.fromkeys(self.order, 0)
-        for one in self.order:
-            for source in graph.nodes[one].inputs:
-                self.readers[source] += 1
+        self.readers = graph.readers(self.order)
 
     def up(self, x: torch.Tensor) -> torch.Tensor:
         """The maps of the node."""
@@ -403,10 +400,7 @@ class _Tape:
             read = [self._read(number, node, source, values[source]) for source in node.inputs]
             self.shapes[number] = [getattr(one, "shape", None) for one in read]
             values[number], self.saved[number] = self._forward(number, node, read)
-            for source in node.inputs:
-                left[source] -= 1
-                if not left[source]:
-                    values.pop(source, None)
+            forget(values, node, left)
         return values[self.number]
 
     def _alone(self, source: int) -> bool:

@@ -24,6 +24,8 @@ from zfnet.store import distributed, keys, provenance
 from zfnet.store.errors import UserError
 from zfnet.store.profiles import Profile
 
+WIDEST = 1 << 24  # columns of a map, more than any has: a position is row * WIDEST + column
+
 
 @dataclass(frozen=True)
 class TopActivations:
@@ -89,6 +91,8 @@ def scan(
     when k is not between 1 and the number of images.
     """
     graph = trace(model)
+    if isinstance(dataset, torch.utils.data.DataLoader):
+        dataset = dataset.dataset
     layers = [layers] if isinstance(layers, str | int) else list(dict.fromkeys(layers))
     if not layers:
         raise UserError("layers: give at least one")
@@ -99,7 +103,6 @@ def scan(
     device = torch.device(device) if device is not None else weight.device
     graph.model.to(device)
     tables: dict[str, tuple[torch.Tensor, ...]] = {}
-    widths: dict[str, int] = {}
     bar = tqdm(
         total=len(dataset),
         desc="scan",
@@ -107,11 +110,10 @@ def scan(
         leave=False,
         disable=None if progress else True,
     )
-    for indices, images, _ in batches(dataset, batch_size, device, share):
+    for indices, images in batches(dataset, batch_size, device, share):
         x = finite(images).to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
         for number, maps in walk(graph, x, names):
             name = names[number]
-            widths[name] = maps.shape[-1]
             tables[name] = _enter(tables.get(name), maps, indices.to(device), k)
         bar.update(len(indices) * share[1])
     bar.close()
@@ -119,8 +121,7 @@ def scan(
     for name in layers:
         if name in tables:
             value, image, where = (table.cpu() for table in tables[name])
-            row, col = where // widths[name], where % widths[name]
-            result[name] = TopActivations(value, image, row, col)
+            result[name] = TopActivations(value, image, where // WIDEST, where % WIDEST)
     return result
 
 
@@ -157,7 +158,8 @@ def _enter(
     value, image, position = merge(*found, k)
     channel, place = (position < 0).nonzero(as_tuple=True)
     row = -1 - position[channel, place]
-    position[channel, place] = first_maximum(maps[row, channel], value[channel, place])
+    flat, width = first_maximum(maps[row, channel], value[channel, place]), maps.shape[-1]
+    position[channel, place] = flat // width * WIDEST + flat % width
     return value, image, position
 
 

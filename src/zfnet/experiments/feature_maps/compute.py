@@ -10,8 +10,6 @@ Layers are the paper's (`paper_layers`): the rectified maps of layer n, the conv
 and what follows up to the next convolution.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -102,7 +100,7 @@ def extremes(
     pass: {name: (C, 2)} on the CPU.
     """
     found: dict[str, torch.Tensor] = {}
-    for _, images, _ in batches(dataset, batch_size):
+    for _, images in batches(dataset, batch_size):
         for name, maps in feature_maps(features, images, names).items():
             new = torch.stack([maps.amin((0, 2, 3)), maps.amax((0, 2, 3))], 1)
             old = found.get(name, new)

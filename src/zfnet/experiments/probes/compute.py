@@ -12,8 +12,6 @@ the paper states:
   classes of each one's, as in the paper's Table 4.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
@@ -81,7 +79,7 @@ def features(
     a grid so that F <= `limit`, hidden layers whole.
     """
     found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-    for _, inputs, _ in batches(images, batch_size):
+    for _, inputs in batches(images, batch_size):
         for layer, x in layer_outputs(model, inputs, layers).items():
             if x.ndim == 4:
                 x = F.adaptive_avg_pool2d(
