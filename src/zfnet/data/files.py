@@ -6,8 +6,6 @@ fit.
         ...                               # pixels[rows]: the next 64
 """
 
-from __future__ import annotations
-
 import io
 import os
 import warnings
@@ -19,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from zfnet.store.errors import UserError, WorkerKilled, one_line, typed
+from zfnet.store.errors import UserError, WorkerKilled, one_line, require, typed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 # whatever the name says; PostScript, say, would start another program
@@ -69,18 +67,14 @@ class Files:
                 broken[index] = f"{name} ({error})"
         return pixels, broken
 
-    def select(self, where: torch.Tensor | slice) -> Files:
-        entries = (
-            self.entries[where]
-            if isinstance(where, slice)
-            else [self.entries[i] for i in where.tolist()]
-        )
-        return Files(self.root, entries, self.side)
 
-
-def select(pixels: torch.Tensor | Files, where: torch.Tensor | slice) -> torch.Tensor | Files:
-    """The images at `where`, indices or a slice; those in files stay there."""
-    return pixels.select(where) if isinstance(pixels, Files) else pixels[where]
+def select(many: torch.Tensor | Files | Sequence, where: torch.Tensor | slice):
+    """The images, or names, at `where`, indices or a slice; images in files stay there."""
+    if isinstance(many, Files):
+        return Files(many.root, select(many.entries, where), many.side)
+    if isinstance(many, torch.Tensor) or isinstance(where, slice):
+        return many[where]
+    return [many[i] for i in where.tolist()]
 
 
 def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
@@ -92,27 +86,24 @@ def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
     """
     Image.init()  # knows its formats only then
     try:
-        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
-            image = _rgb(ImageOps.exif_transpose(image), image.format)
-            return torch.from_numpy(
-                np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
-            ).permute(2, 0, 1)
+        with Image.open(file, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as opened:
+            image = ImageOps.exif_transpose(opened)
+            # grey of 16 bits is scaled to 8, where PIL would clip it
+            if image.mode.startswith("I;16") or (
+                image.mode == "I" and opened.format in ("PNG", "PPM")
+            ):
+                grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+                image = Image.fromarray(grey.astype(np.uint8))
+            require(
+                image.mode not in ("I", "F"),
+                f"pixels of mode {image.mode}, 32 bits, have no known white",
+                "save it with 8 or 16 bits",
+            )
+            # what an alpha channel hides is shown
+            fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
+            return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
     except Exception as error:  # decoders raise nearly everything
         raise UserError(one_line(error)) from error
-
-
-def _rgb(image: Image.Image, kind: str) -> Image.Image:
-    """The image in RGB; grey of 16 bits is scaled to 8, where PIL would clip it. What an alpha
-    channel hides is shown.
-    """
-    if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
-        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-        image = Image.fromarray(grey.astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise UserError(
-            f"pixels of mode {image.mode}, 32 bits, have no known white: save it with 8 or 16 bits"
-        )
-    return image.convert("RGB")
 
 
 def list_images(root: Path) -> list[tuple[str, int, int]]:
@@ -127,28 +118,13 @@ def list_images(root: Path) -> list[tuple[str, int, int]]:
 
 def _images_below(folder: Path, above: tuple = ()) -> Iterator[Path]:
     """Image files in a folder and its folders; no link that leads back up is followed."""
-    status = folder.stat()
-    here = status.st_dev, status.st_ino
-    if here in above:
+    if (here := (folder.stat().st_dev, folder.stat().st_ino)) in above:
         return
     for path in folder.iterdir():
         if path.is_dir():
             yield from _images_below(path, (*above, here))
         elif path.suffix.lower() in SUFFIXES and path.is_file():
             yield path
-
-
-class _Reader(torch.utils.data.Dataset):
-    """One item per part of the files."""
-
-    def __init__(self, read, parts):
-        self.read, self.parts = read, parts
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, n: int):
-        return self.read(self.parts[n])
 
 
 def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, images: images) -> Iterator:
@@ -163,14 +139,17 @@ def _ahead(read, parts: Sequence[torch.Tensor], use=lambda part, images: images)
     workers = (
         min(8, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))) if len(parts) > 4 else 0
     )
-    # or the loader would draw from the global one, and dropout would differ from a run in memory
-    own = torch.Generator()
     try:
+        # a generator of its own, or the loader would draw from the global one, and dropout would
+        # differ from a run in memory
         loader = torch.utils.data.DataLoader(
-            _Reader(read, parts), batch_size=None, num_workers=workers, generator=own
+            parts,
+            batch_size=None,
+            collate_fn=read,
+            num_workers=workers,
+            generator=torch.Generator(),
         )
-        for part, images in zip(parts, loader, strict=True):
-            yield use(part, images)
+        yield from map(use, parts, loader)
         return
     # a dead process is seen by its signal, or by its socket before that
     except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
@@ -185,14 +164,11 @@ def read_ahead(
     """For each part (indices) in turn a tensor of images and the part's rows in it: the images
     themselves in memory, decoded parts of files.
     """
-    if isinstance(pixels, Files):
-        yield from _ahead(
-            pixels.read,
-            parts,
-            lambda part, images: (pixels.intact(*images), torch.arange(len(part))),
-        )
-    else:
-        yield from ((pixels, part) for part in parts)
+    if not isinstance(pixels, Files):
+        return ((pixels, part) for part in parts)
+    return _ahead(
+        pixels.read, parts, lambda part, images: (pixels.intact(*images), torch.arange(len(part)))
+    )
 
 
 def read_folder(files: Files, memory: float):
@@ -210,9 +186,8 @@ def read_folder(files: Files, memory: float):
         if (root / "train").is_dir()
         else None
     )
-    split = held is not None
     parents = [Path(name).parts[:-1] for name in names]
-    of = ["/".join(parts[1:] if split else parts) or "images" for parts in parents]
+    of = ["/".join(parts[1:] if held else parts) or "images" for parts in parents]
     fits = files.shape.numel() <= memory * 2**30
     pixels = torch.empty(files.shape, dtype=torch.uint8) if fits else None
     broken, parts = {}, torch.arange(len(names)).split(64)
@@ -227,13 +202,14 @@ def read_folder(files: Files, memory: float):
             f"{len(broken)} of {len(names)} images in {root} cannot be read:"
             f" {'; '.join(list(broken.values())[:5])}"
         )
-        if len(broken) > 0.01 * len(names):
-            raise UserError(message + ". More than 1 %: repair or remove them")
+        require(
+            len(broken) <= 0.01 * len(names), message + ". More than 1 %: repair or remove them"
+        )
         warnings.warn(message + ". Skipped", stacklevel=2)
     kept = torch.tensor([i for i in range(len(names)) if i not in broken])
     classes = sorted({of[i] for i in kept.tolist()})
     label = {name: n for n, name in enumerate(classes)}
     labels = torch.tensor([label[of[i]] for i in kept.tolist()])
-    official = torch.tensor([parents[i][0] == held for i in kept.tolist()]) if split else None
-    images = (pixels if not broken else pixels[kept]) if fits else files.select(kept)
-    return images, labels, classes, [names[i] for i in kept.tolist()], official
+    official = torch.tensor([parents[i][0] == held for i in kept.tolist()]) if held else None
+    images = select(pixels if fits else files, kept) if broken or not fits else pixels
+    return images, labels, classes, select(names, kept), official

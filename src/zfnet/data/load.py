@@ -2,8 +2,6 @@
 decoded once.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from zfnet.data import shapes
 from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, select
 from zfnet.data.images import Data, Images, statistics
 from zfnet.store import artefacts, keys
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 from zfnet.store.profiles import DataConfig, Profile
 
 
@@ -38,7 +36,7 @@ def load_data(profile: Profile) -> Data:
     if pixels is None:
         entries = {entry[0]: entry for entry in listing}
         pixels = Files(root, [entries[name] for name in meta["names"]], config.resize)
-    own = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")}
+    keypoints = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")}
     images = Images(
         pixels=pixels,
         labels=tensors["labels"],
@@ -49,13 +47,10 @@ def load_data(profile: Profile) -> Data:
         gain=config.gain,
         names=meta["names"],
         masks=tensors.get("masks"),
-        keypoints=own or None,
+        keypoints=keypoints or None,
     )
-    ends = list(itertools.accumulate(meta["lengths"]))
-    train, val, test = (
-        images.subset(slice(end - length, end))
-        for end, length in zip(ends, meta["lengths"], strict=True)
-    )
+    ends = [0, *itertools.accumulate(meta["lengths"])]
+    train, val, test = (images.subset(slice(*each)) for each in itertools.pairwise(ends))
     return Data(train=train, val=val, test=test, classes=images.classes)
 
 
@@ -77,27 +72,28 @@ def trained_input(profile: Profile) -> dict | None:
     found = (
         artefacts.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
     )
-    if not found:
-        raise UserError(
-            f"normalise: weights, but {weights} does not say how its images were normalised;"
-            " `python -m zfnet export` writes files that do"
-        )
-    numbers = [found.get(name) for name in ("mean", "std")] if isinstance(found, dict) else []
-    if not numbers or not all(
-        isinstance(each, list)
-        and len(each) == 3
-        and all(type(x) is float and 0 <= x < 1e4 for x in each)
-        for each in numbers
-    ):
-        raise UserError(
-            f"{weights}: its header says {str(found)[:100]!r} of its input; expected mean and std"
-            " of three channels: fetch it again"
-        )
-    if found.get("gain") != profile.data.gain:
-        raise UserError(
-            f"data.gain = {profile.data.gain}, but {weights} was trained with {found.get('gain')}:"
-            f" set that in profile {profile.name!r}"
-        )
+    require(
+        found,
+        f"normalise: weights, but {weights} does not say how its images were normalised;"
+        " `python -m zfnet export` writes files that do",
+    )
+    require(
+        isinstance(found, dict)
+        and all(
+            isinstance(each, list)
+            and len(each) == 3
+            and all(type(x) is float and 0 <= x < 1e4 for x in each)
+            for each in (found.get("mean"), found.get("std"))
+        ),
+        f"{weights}: its header says {str(found)[:100]!r} of its input; expected mean and std of"
+        " three channels",
+        "fetch it again",
+    )
+    require(
+        found.get("gain") == profile.data.gain,
+        f"data.gain = {profile.data.gain}, but {weights} was trained with {found.get('gain')}",
+        f"set that in profile {profile.name!r}",
+    )
     return found
 
 
@@ -108,21 +104,18 @@ def _split(
     test is the official one where there is one.
     """
     generator = torch.Generator().manual_seed(seed)
-    train, val, test = [], [], []
+    official = (
+        torch.zeros_like(labels, dtype=torch.bool) if official_test is None else official_test
+    )
+    parts = []
     for label in labels.unique().tolist():
         of_class = (labels == label).nonzero().flatten()
         # test first: the official one, or its share; then validation; training has the rest
-        own_test = None
-        if official_test is not None:
-            own_test, of_class = (
-                of_class[official_test[of_class]],
-                of_class[~official_test[of_class]],
-            )
+        own_test, of_class = of_class[official[of_class]], of_class[~official[of_class]]
         order = of_class[torch.randperm(len(of_class), generator=generator)]
-        if own_test is None:
-            n_test = max(1, round(len(order) * config.test))
-            if config.train_per_class:
-                n_test = max(1, len(order) - config.train_per_class)
+        if official_test is None:
+            all_but = config.train_per_class
+            n_test = max(1, len(order) - all_but if all_but else round(len(order) * config.test))
             own_test, order = order[:n_test], order[n_test:]
         order = order[: config.train_per_class]
         n_val = (
@@ -130,18 +123,25 @@ def _split(
             if config.validation and len(order) > 1
             else 0
         )
-        val.append(order[:n_val])
-        train.append(order[n_val:])
-        test.append(own_test[: config.test_per_class])
-    return tuple(torch.cat(part).sort().values for part in (train, val, test))
+        parts.append((order[n_val:], order[:n_val], own_test[: config.test_per_class]))
+    return tuple(torch.cat(part).sort().values for part in zip(*parts, strict=True))
 
 
 def _listing(config: DataConfig, root: Path) -> list:
     """What a decoded cache depends on, without decoding: nothing for sources that never change, the
     files for folders.
     """
-    source = config.source
-    if source in ("shapes", "photos") or (source != "folder" and not _is_folder(root)):
+    folders = [root / "train", root] if (root / "train").is_dir() else [root]
+    if config.source in ("shapes", "photos") or (
+        config.source != "folder"
+        # torchvision's download rather than class folders of images
+        and not any(
+            child.suffix.lower() in SUFFIXES
+            for folder in folders
+            if folder.is_dir()
+            for child in folder.glob("*/*")
+        )
+    ):
         return []
     if not root.is_dir():
         raise FileNotFoundError(
@@ -149,24 +149,13 @@ def _listing(config: DataConfig, root: Path) -> list:
             " profile"
         )
     found = list_images(root)
-    if source == "caltech101":  # as torchvision has it: 101 categories
+    if config.source == "caltech101":  # as torchvision has it: 101 categories
         found = [entry for entry in found if Path(entry[0]).parts[0] != "BACKGROUND_Google"]
     if not found:
         raise FileNotFoundError(
             f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}"
         )
     return found
-
-
-def _is_folder(root: Path) -> bool:
-    """Whether `root` holds class folders of images rather than torchvision's download."""
-    folders = [root / "train", root] if (root / "train").is_dir() else [root]
-    return any(
-        child.suffix.lower() in SUFFIXES
-        for folder in folders
-        if folder.is_dir()
-        for child in folder.glob("*/*")
-    )
 
 
 def _decode(
@@ -199,25 +188,23 @@ def _decode(
     pixels = select(pixels, order)
     if given:
         mean, std = (torch.tensor(given[name]).view(3, 1, 1) for name in ("mean", "std"))
-    elif not len(parts[0]) and config.normalise != "imagenet":
-        raise UserError(
-            f"{len(order)} images of {len(classes)} classes leave none to train on: put three at"
-            f" least of each class into {root}"
-        )
     else:
+        require(
+            len(parts[0]) or config.normalise == "imagenet",
+            f"{len(order)} images of {len(classes)} classes leave none to train on",
+            f"put three at least of each class into {root}",
+        )
         mean, std = statistics(select(pixels, slice(len(parts[0]))), config.size, config.normalise)
     tensors = {
         "labels": labels[order],
         "mean": mean,
         "std": std,
         **{name: tensor[order] for name, tensor in own.items()},
+        **({} if isinstance(pixels, Files) else {"pixels": pixels}),
     }
-    if isinstance(pixels, torch.Tensor):
-        tensors["pixels"] = pixels
-    names = [names[i] for i in order.tolist()] if names else None
     return tensors, {
         "classes": list(classes),
-        "names": names,
+        "names": select(names, order) if names else None,
         "lengths": [len(part) for part in parts],
     }
 
@@ -243,10 +230,11 @@ def _read_torchvision(config: DataConfig, root: Path):
 
     side, source = config.resize, config.source
     try:
-        if source == "cifar10":
-            parts = [datasets.CIFAR10(root, train=train, download=True) for train in (True, False)]
-        else:
-            parts = [datasets.Caltech101(root, download=True)]
+        parts = (
+            [datasets.CIFAR10(root, train=train, download=True) for train in (True, False)]
+            if source == "cifar10"
+            else [datasets.Caltech101(root, download=True)]
+        )
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"{source} is not in {root} and could not be downloaded ({error}): connect to the"
@@ -259,14 +247,8 @@ def _read_torchvision(config: DataConfig, root: Path):
             [resize(chunk, [side, side], antialias=True) for chunk in arrays.split(1000)]
         )
         labels = torch.tensor([label for part in parts for label in part.targets])
-        official = torch.arange(len(labels)) >= len(parts[0])
-        return (
-            pixels,
-            labels,
-            parts[0].classes,
-            _numbered(labels, parts[0].classes, official),
-            official,
-        )
+        classes, official = parts[0].classes, torch.arange(len(labels)) >= len(parts[0])
+        return pixels, labels, classes, _numbered(labels, classes, official), official
     (caltech,) = parts
     pixels = torch.stack(
         [

@@ -14,8 +14,6 @@ Every image has the same parts. Images that the data does not have are left out,
 while two are left.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from zfnet.data.images import Data, Images
-from zfnet.store.errors import UserError, WrongType
+from zfnet.store.errors import UserError, WrongType, require
 from zfnet.store.profiles import Profile, shipped
 from zfnet.store.schema import read_yaml
 
@@ -47,7 +45,7 @@ class Parts:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, indices: torch.Tensor) -> Parts:
+    def subset(self, indices: torch.Tensor) -> "Parts":
         return Parts(
             self.images.subset(indices), self.names, self.boxes[indices], self.objects[indices]
         )
@@ -63,33 +61,27 @@ def load_parts(profile: Profile, data: Data) -> Parts:
     config = profile.correspondence
     if config.boxes:
         return _from_file(config.boxes, data)
-    if data.test.keypoints is None:
-        raise UserError(
-            f"the images of profile {profile.name!r} have no keypoints: write where their parts are"
-            " into a YAML file and name it in the profile, `correspondence: {boxes:"
-            f" data/{profile.name}/parts.yaml}}`; the format stands in {FORMAT}"
-        )
-    return _on_keypoints(config.parts, config.size, data.test)
-
-
-def _on_keypoints(names: tuple[str, ...], size: int, images: Images) -> Parts:
-    """Squares of `size` pixels on these keypoints of the images that have them all."""
-    points = images.keypoints
-    if missing := [name for name in names if name not in points]:
-        raise UserError(
-            f"correspondence.parts: no keypoint {missing[0]!r}: choose from {', '.join(points)}"
-        )
+    images, names, points = data.test, config.parts, data.test.keypoints
+    require(
+        points is not None,
+        f"the images of profile {profile.name!r} have no keypoints: write where their parts are"
+        " into a YAML file and name it in the profile, `correspondence: {boxes:"
+        f" data/{profile.name}/parts.yaml}}`; the format stands in {FORMAT}",
+    )
+    for name in names:
+        known = f"choose from {', '.join(points)}"
+        require(name in points, f"correspondence.parts: no keypoint {name!r}", known)
     # keypoints are in stored pixels, boxes in those of the centre crop
     places = torch.stack([points[name] for name in names], 1) - torch.tensor(images.corner)
     whole = places.isfinite().all(-1).all(-1).nonzero().flatten()
-    corners = (places[whole] - size / 2).round().long()
+    corners = (places[whole] - config.size / 2).round().long()
     images = images.subset(whole)
     objects = (
         images.mask(range(len(images)))
         if images.masks is not None
         else torch.ones(len(images), images.size, images.size, dtype=torch.bool)
     )
-    return Parts(images, names, torch.cat([corners, corners + size], -1), objects)
+    return Parts(images, names, torch.cat([corners, corners + config.size], -1), objects)
 
 
 def _from_file(boxes_file: str, data: Data) -> Parts:
@@ -98,17 +90,14 @@ def _from_file(boxes_file: str, data: Data) -> Parts:
     if not path.is_file():
         raise FileNotFoundError(f"{where}: there is no such file; the format stands in {FORMAT}")
     content = read_yaml(path, where)
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(
-            isinstance(boxes, dict) and boxes.keys() - {OBJECT} for boxes in content.values()
-        )
-    ):
-        raise WrongType(
-            f"{where}: expected images, each with its parts: `dogs/rex.jpg: {{nose: [top, left,"
-            " bottom, right]}`"
-        )
+    require(
+        isinstance(content, dict)
+        and content
+        and all(isinstance(boxes, dict) and boxes.keys() - {OBJECT} for boxes in content.values()),
+        f"{where}: expected images, each with its parts: `dogs/rex.jpg: {{nose: [top, left, bottom,"
+        " right]}`",
+        kind=WrongType,
+    )
     names = tuple(name for name in next(iter(content.values())) if name != OBJECT)
     places = {
         name: (images, i)
@@ -144,12 +133,12 @@ def _from_file(boxes_file: str, data: Data) -> Parts:
                 f"{where}: no image {image!r}: {known} a number from 0 to {len(data.test) - 1}"
                 " (which image of the test split)"
             )
-        if boxes.keys() - {OBJECT} != set(names):
-            own, first = (", ".join(map(str, each)) for each in (boxes, names))
-            raise UserError(
-                f"{where}: {image} has the parts {own}, the first image {first}: every image needs"
-                " the same"
-            )
+        own, first = (", ".join(map(str, each)) for each in (boxes, names))
+        require(
+            boxes.keys() - {OBJECT} == set(names),
+            f"{where}: {image} has the parts {own}, the first image {first}",
+            "every image needs the same",
+        )
         chosen.append((place[0], torch.tensor([place[1]])))
         table.append([_box(boxes[name], f"{where}: {image}: {name}", size) for name in names])
         top, left, bottom, right = _box(
@@ -168,12 +157,15 @@ def _from_file(boxes_file: str, data: Data) -> Parts:
 
 
 def _box(value, where: str, size: int) -> list[int]:
-    if not isinstance(value, list) or len(value) != 4 or not all(type(n) is int for n in value):
-        raise WrongType(f"{where} = {value!r}: expected [top, left, bottom, right], whole pixels")
+    require(
+        isinstance(value, list) and len(value) == 4 and all(type(n) is int for n in value),
+        f"{where} = {value!r}: expected [top, left, bottom, right], whole pixels",
+        kind=WrongType,
+    )
     top, left, bottom, right = value
-    if not (0 <= top < bottom <= size and 0 <= left < right <= size):
-        raise UserError(
-            f"{where} = {value}: expected 0 <= top < bottom <= {size} and 0 <= left < right <="
-            f" {size}, the network's input"
-        )
+    require(
+        0 <= top < bottom <= size and 0 <= left < right <= size,
+        f"{where} = {value}: expected 0 <= top < bottom <= {size} and 0 <= left < right <= {size},"
+        " the network's input",
+    )
     return value

@@ -9,15 +9,13 @@ The pictures are read from the installed packages, where their licences stand; n
 kept here.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 
 SKIMAGE = (
     "astronaut",
@@ -47,8 +45,7 @@ class Photos:
 
 def photograph(name: str) -> Image.Image:
     """One of CLASSES at its full size, RGB. Raises ValueError for another name."""
-    if name not in CLASSES:
-        raise UserError(f"no photograph {name!r}: choose one of {', '.join(CLASSES)}")
+    require(name in CLASSES, f"no photograph {name!r}: choose one of {', '.join(CLASSES)}")
     if name in SKLEARN:
         from sklearn.datasets import load_sample_image
 
@@ -66,16 +63,16 @@ def make_photos(count: int, side: int, seed: int = 0) -> Photos:
     A crop's area is log-uniform between an eighth of the largest square and all of it, but no crop
     is enlarged. Crop n depends on (seed, n) alone.
     """
-    if count < len(CLASSES):
-        raise UserError(f"count = {count}: at least {len(CLASSES)}, one crop of each photograph")
+    classes = len(CLASSES)
+    require(count >= classes, f"count = {count}: at least {classes}, one crop of each photograph")
     photographs = [photograph(name) for name in CLASSES]
     images, names = torch.empty(count, 3, side, side, dtype=torch.uint8), []
     for n in range(count):
-        rng, label = np.random.default_rng((seed, n)), n % len(CLASSES)
+        rng, label = np.random.default_rng((seed, n)), n % classes
         width, height = photographs[label].size
         crop = largest = min(width, height)
         left, top = (width - crop) // 2, (height - crop) // 2
-        if n >= len(CLASSES):
+        if n >= classes:
             crop = round(max(min(side, largest), largest * 8 ** (-rng.random() / 2)))
             left, top = (int(rng.integers(length - crop + 1)) for length in (width, height))
         picture = (
@@ -84,6 +81,6 @@ def make_photos(count: int, side: int, seed: int = 0) -> Photos:
             .resize((side, side), Image.Resampling.BICUBIC)
         )
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-        images[n] = pixels.flip(2) if n >= len(CLASSES) and rng.random() < 0.5 else pixels
+        images[n] = pixels.flip(2) if n >= classes and rng.random() < 0.5 else pixels
         names.append(f"{CLASSES[label]} ({top}, {left}), {crop} px")
-    return Photos(images, torch.arange(count) % len(CLASSES), names)
+    return Photos(images, torch.arange(count) % classes, names)
