@@ -50,17 +50,20 @@ from zfnet import (
 from zfnet.data import shapes
 from zfnet.data.images import Images, batches, random_crops
 from zfnet.graph.walk import outputs
-from zfnet.store import artefacts, device
-from zfnet.training import run, steps
+from zfnet.store import artefacts, distributed
+from zfnet.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "speed.md"
-DEVICE = device.default_device()  # in full float32, the peers too
+DEVICE = distributed.default_device()  # in full float32, the peers too
 WHAT = {
     "project.conv": "project 32 units of layer {}, ZFNet at 224 px",
     "project.vgg19.block": "project 8 units of block {}, VGG19 at 224 px",
+    "project.branched.": "project 8 units of {}, 224 px",
     "top9.all": "project the top 9 of every 16th of the 1,376 maps",
     "scan.overhead": "scan of five layers",
+    "scan.branched.": "scan of {}, one layer for each size of maps",
+    "occlude.branched.": "occlude, {} at 224 px, square x stride 16x4",
     "occlude.vgg16.": "occlude, VGG16 at 224 px, square x stride {}",
     "occlude.": "occlude, ZFNet at 224 px, square x stride {}",
     "train.step": "train 16 steps of 32 images at 112 px",
@@ -150,7 +153,7 @@ def zfnet() -> nn.Module:
 
 
 def units(
-    features: nn.Sequential, layer: str, images: torch.Tensor
+    features: nn.Module, layer: str, images: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A random firing unit of each image, the first ones at the corners of the map where one fires
     there.
@@ -352,6 +355,76 @@ def convolutions(model: nn.Module, images: torch.Tensor) -> float:
     return total
 
 
+@functools.cache
+def branched(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
+    return torchvision.models.get_model(name, weights=None, **options).eval().to(DEVICE)
+
+
+def project_branched() -> Iterator[dict]:
+    """Windows against our own pass over whole images, which is the oracle's to rounding."""
+    layers = {
+        "resnet18": [f"layer{n}.1.relu:2" for n in range(1, 5)],
+        "googlenet": ["inception3b.cat", "inception4e.cat"],
+        "squeezenet1_1": ["4.cat", "12.cat"],
+    }
+    images = photos(8, 224)
+    for name, chosen in layers.items():
+        model = branched(name)
+        for layer in chosen:
+            deconvnet, unit = Deconvnet(model), units(model, layer, images)
+            ours, whole = (
+                functools.partial(deconvnet.project, images, layer, *unit, windows=windows)
+                for windows in (None, False)
+            )
+            times = side_by_side(ours, whole)
+
+            def single(kind, windows, model=model, layer=layer, unit=unit):
+                net = copy.deepcopy(model).to(kind)
+                return Deconvnet(net).project(images, layer, *unit, windows=windows)
+
+            exact = exactness(
+                functools.partial(single, windows=None), functools.partial(single, windows=False)
+            )
+            label = f"project.branched.{name} {layer}"
+            yield row(label, times[0], "our own whole pass", times[1], None) | exact
+
+
+def scan_branched() -> Iterator[dict]:
+    inputs = photos(64, 224)
+    dataset = torch.utils.data.TensorDataset(inputs.cpu(), torch.zeros(len(inputs)))
+    for name in ("resnet18", "googlenet"):
+        model = branched(name)
+        layers = list(paper_layers(model).values())
+
+        def bare(model=model):
+            with torch.no_grad():
+                for _, images in batches(dataset, 64):
+                    model(images.to(DEVICE).contiguous(memory_format=torch.channels_last))
+
+        ours_s, bare_s = side_by_side(functools.partial(scan, model, dataset, layers), bare)
+        yield row(f"scan.branched.{name}", ours_s, "bare forward pass, same layout", bare_s, None)
+
+
+def occlude_branched() -> Iterator[dict]:
+    image = photos(32, 224)[4]
+    for name in ("googlenet", "squeezenet1_1", "resnet18", "densenet121"):
+        net, found = branched(name), {}
+
+        def run(incremental, model=net, found=found):
+            found[incremental] = occlude(model, image, 0, 16, 4, incremental=incremental).logits
+
+        full_s, ours_s = (seconds(functools.partial(run, way)) for way in (False, None))
+        yield row(
+            f"occlude.branched.{name}",
+            ours_s,
+            "our own full pass, batches of 128",
+            full_s,
+            relative(found[None], found[False]),
+        )
+
+
 def train_step() -> Iterator[dict]:
     profile = load_profile("demo")
     drawn, photographs = shapes.make_shapes(512, 120), shapes.make_shapes(512, 300)
@@ -370,7 +443,7 @@ def train_step() -> Iterator[dict]:
             inputs = images.normalise(random_crops(drawn.images, indices, size, generator)).to(
                 DEVICE
             )
-            steps.train_step(
+            run.train_step(
                 model,
                 optimiser,
                 inputs.contiguous(memory_format=torch.channels_last),
@@ -417,12 +490,12 @@ def train_loop() -> Iterator[dict]:
         )
         labels = data.train.labels[:batch].to(DEVICE)
         count = len(data.train) // batch
-        optimiser = steps.optimisation(model, one.training, count)[0]
+        optimiser = run.optimisation(model, one.training, count)[0]
 
         def bare():
             model.train()
             for _ in range(count):
-                steps.train_step(model, optimiser, inputs, labels, 0.1)
+                run.train_step(model, optimiser, inputs, labels, 0.1)
 
         few = dataclasses.replace(one, name=f"{folder}/few")
         # imports, once a process
@@ -495,6 +568,9 @@ GROUPS = (
     top9,
     scan_overhead,
     occlusion,
+    project_branched,
+    scan_branched,
+    occlude_branched,
     train_step,
     train_loop,
     scan_memory,

@@ -27,9 +27,8 @@ from zfnet import Profile, ZFNet, load_data, paper_layers, scan
 from zfnet.data.files import Files, _ahead, list_images
 from zfnet.graph.forward import forward
 from zfnet.store import profiles, provenance
-from zfnet.store.device import default_device
-from zfnet.store.distributed import averaged, share, together
-from zfnet.training.steps import train_step
+from zfnet.store.distributed import averaged, default_device, share, together
+from zfnet.training.run import train_step
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "scaling.md"

@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_deconv import (
+from torch import nn
+
+from tests.helpers.pooled_nets import (
     NETS,
     SIZES,
     build,
@@ -20,8 +22,6 @@ from test_deconv import (
     last_layer,
     unpool_slowly,
 )
-from torch import nn
-
 from tests.helpers.stacks import stacks
 from zfnet import Deconvnet, receptive_field
 from zfnet.methods.deconv import RULES

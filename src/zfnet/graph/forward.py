@@ -1,7 +1,5 @@
 """The plain forward pass, as quickly as it goes; train and eval mode given back as they were."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 

@@ -2,8 +2,6 @@
 region over a clean map, and `changed_maps` computes what a square changes, and nothing else.
 """
 
-from __future__ import annotations
-
 import torch
 
 from zfnet.graph.trace import Graph, Kernel, Pair

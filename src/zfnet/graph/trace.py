@@ -11,13 +11,12 @@ call "layer3.1.relu:2"), functions by the module that calls them ("layer3.1.add"
 of AlexNet, VGG and ZFNet is left out, so that the names are those of `model.features`, too.
 """
 
-from __future__ import annotations
-
 import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +98,7 @@ class Kernel:
     exact: bool
 
     @classmethod
-    def of(cls, module: nn.Module) -> Kernel:
+    def of(cls, module: nn.Module) -> Self:
         """Of an nn.Conv2d, nn.MaxPool2d or nn.AvgPool2d: the one place that unpacks them."""
         size, stride = pair(module.kernel_size), pair(module.stride)
         dilation = pair(getattr(module, "dilation", 1))
@@ -143,8 +142,8 @@ class Node:
 
     kind: input, conv, max, average, relu, norm, same (identity on the way down), sum, linear (its
     adjoint), gate (a product, one factor held fixed), point (pointwise, without a rule), whole (it
-    sees whole maps), value (no map), unknown. `module`: what holds the weights; `limit`: where a ReLU6
-    cuts off; `spatial`: its output is maps; `global_`: a unit of them may see the whole image.
+    sees whole maps), value (no map), unknown. `module`: what holds the weights; `limit`: where a
+    ReLU6 cuts off; `spatial`: its output is maps; `global_`: a unit may see the whole image.
     """
 
     name: str
@@ -167,7 +166,7 @@ class Node:
             hook(self.module, None)
         return self.module.weight
 
-    def required(self) -> Node:
+    def required(self) -> Self:
         """Itself if it has a rule; Unsupported, by name, otherwise."""
         if self.why:
             raise Unsupported(self.why)
@@ -216,6 +215,16 @@ class Graph:
                 found.add(number)
                 waiting += self.nodes[number].inputs
         return sorted(found)
+
+    def way_down(self, layer: int) -> list[Node]:
+        """The nodes that a signal in the maps of this layer passes; factors of a gate are none."""
+        found, waiting = {}, [layer]
+        while waiting:
+            number = waiting.pop()
+            if number not in found and self.nodes[number].spatial:
+                found[number] = self.nodes[number]
+                waiting += self.nodes[number].inputs
+        return [found[number] for number in sorted(found)]
 
     def local(self, *layers: int) -> bool:
         """Whether every map on the way to these can be computed window by window."""
@@ -300,8 +309,8 @@ def paper_layers(model: nn.Module | Graph) -> dict[int, str]:
     """The rectified maps that stand for the paper's layers: {1: "relu1", …, 5: "relu5"}.
 
     With up to eight ReLUs each is a layer. Deeper nets (VGG, ResNet) give one for each size of the
-    maps, the last through which everything passes: before each reduction, and the last of all; nets that
-    never reduce give every ReLU.
+    maps, the last through which everything passes: before each reduction, and the last of all.
+    Nets that never reduce give every ReLU.
     """
     graph = trace(model)
     body = [n for n in range(len(graph.nodes)) if not graph.nodes[n].name.startswith("classifier")]

@@ -4,8 +4,6 @@ for layer, maps in walk(graph, images, ["relu1", "relu5"]): ...
 maps = outputs(model, images, ["relu1", "relu5"])        # the same, as a mapping
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterable, Iterator
 
 import torch

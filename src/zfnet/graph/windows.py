@@ -11,10 +11,9 @@ exact field is found by following the unit down, node by node, and clipping at e
 ceil mode or a strided convolution can leave the last pixels unseen.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,7 @@ class View:
         """First row and column of the windows of units at `position` (N, 2): int64 (N, 2)."""
         return position * torch.tensor(self.stride) + torch.tensor(self.offset)
 
-    def through(self, kernel: Kernel | None) -> View:
+    def through(self, kernel: Kernel | None) -> Self:
         """What of its input an operation needs for this much of its output."""
         if kernel is None:
             return self
@@ -49,7 +48,7 @@ class View:
             kernel.inputs(self.size),
         )
 
-    def joined(self, other: View | None, name: str) -> View:
+    def joined(self, other: Self | None, name: str) -> Self:
         """What either sees, of the map `name`."""
         if other is None or other == self:
             return self

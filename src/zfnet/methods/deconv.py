@@ -15,8 +15,6 @@ so a single unit is projected on the windows that it sees (`windows.py`) whereve
 than the whole image: the same numbers to rounding, many times sooner.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -304,16 +302,16 @@ class Deconvnet:
             if value not in known:
                 raise UserError(f"{name} = {value!r}: choose one of {', '.join(known)}")
         number = self.graph.number(layer)
+        if not self.graph.nodes[number].spatial:
+            raise UserError(f"layer {layer!r} gives no maps", "choose one before the head")
         images = self._checked(images, number)
-        way = [self.graph.nodes[one] for one in self.graph.above(number)]
+        way = self.graph.way_down(number)
         if rule != "gradient":
             for node in way:
                 node.required()
         if not any(node.kind in ("conv", "unknown") for node in way):
             what = f"layer {layer!r} comes before the first convolution"
             raise UserError(what, "choose one after it")
-        if not self.graph.nodes[number].spatial:
-            raise UserError(f"layer {layer!r} gives no maps", "choose one before the head")
         n = len(images)
         channel = _indices(channel, n, (), "channel").to(images.device)
         sizes = map_sizes(self.graph, number, tuple(images.shape[-2:]))

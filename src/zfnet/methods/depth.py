@@ -6,8 +6,6 @@ and normalised where the net does so. Layers 6 and 7 are the rectified hidden la
 Dropout is off.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

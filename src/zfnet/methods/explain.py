@@ -10,8 +10,6 @@ The same `Deconvnet`, `occlude` and `scan` as in the notebooks, for `python -m z
 occlude | top9`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass

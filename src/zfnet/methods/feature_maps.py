@@ -1,7 +1,5 @@
 """Feature maps themselves, and which of an image's are the strongest."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

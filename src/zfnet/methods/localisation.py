@@ -5,8 +5,6 @@ beside chance.
 unit's projection, or a random position of the square, would give.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -10,8 +10,6 @@ read from the clean image's maps, and the classifier runs on the maps put togeth
 those of the full pass. Where the square reaches nearly everything, the full pass is taken.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable, Sequence

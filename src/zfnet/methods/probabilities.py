@@ -1,7 +1,5 @@
 """Probabilities from what a net says: softmax, sigmoid for a single output, or as they are."""
 
-from __future__ import annotations
-
 import torch
 
 

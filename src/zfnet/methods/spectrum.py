@@ -2,8 +2,6 @@
 section 4.1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

@@ -7,8 +7,6 @@ position (row by row): the table depends on neither batch size nor loading order
 (channels, k) table per layer, whatever the number of images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,0 +1,80 @@
+"""Which of torchvision's classifiers can be taken apart, and how exactly: docs/nets.md.
+
+    python -m benchmarks.nets                # all of them: half an hour on 2 cores
+    python -m benchmarks.nets --only resnet  # those whose name contains this; nothing is written
+
+Each net has random weights and batch norms that do something, in float64. Five rectified layers
+each are projected, their strongest unit and one at the border, by windows and as a whole, and
+compared with plain autograd in which every ReLU has the deconvnet's backward pass.
+"""
+
+import argparse
+import contextlib
+
+import torch
+import torchvision
+
+from tests.helpers import oracle
+from tools.sections import write_sections
+from zfnet import Deconvnet
+from zfnet.store.errors import Unsupported
+from zfnet.store.profiles import ROOT
+
+PAGE = ROOT / "docs" / "nets.md"
+SIDE = 96
+
+
+def measured(name: str) -> tuple[str, str]:
+    """(the largest relative error over the layers, which layers), or ("", why it is refused)."""
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    net = oracle.lively(torchvision.models.get_model(name, weights=None, **options))
+    image = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
+    modules, worst, used = dict(net.named_modules()), 0.0, []
+    try:
+        deconvnet = Deconvnet(net)
+        graph, named = deconvnet.graph, []
+        for node in graph.way_down(graph.last or len(graph.nodes) - 1):
+            node.required()
+            for name in (node.name, f"features.{node.name}"):
+                if node.kind == "relu" and name.partition(":")[0] in modules:
+                    named.append(name)
+        for layer in [named[n * (len(named) - 1) // 4] for n in range(5)]:
+            maps = deconvnet.activations(image, layer)[0]
+            strongest = tuple(map(int, torch.unravel_index(maps.argmax(), maps.shape)))
+            border = int(maps[:, 0, -1].argmax()), 0, maps.shape[2] - 1
+            used.append(layer)
+            for unit in dict.fromkeys((strongest, border)):
+                expected = oracle.project(net, image, layer, unit, "deconvnet")
+                if not expected.any():
+                    continue
+                local = graph.local(graph.number(layer))
+                for windows in (True, False) if local else (False,):
+                    found = deconvnet.project(image, layer, unit[0], unit[1:], windows=windows)
+                    worst = max(worst, float((found - expected).norm() / expected.norm()))
+    except Unsupported as error:
+        return "", str(error).partition(":")[0]
+    return f"{worst:.0e}", ", ".join(dict.fromkeys(used))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="nets whose name contains this")
+    only = parser.parse_args().only
+    exact, refused = [], []
+    for name in torchvision.models.list_models(module=torchvision.models):
+        if only not in name:
+            continue
+        error, text = measured(name)
+        print(f"{name:24s} {error or 'refused'}  {text}", flush=True)
+        (exact if error else refused).append(f"| `{name}` | {error or '–'} | {text} |")
+    lines = [f"{len(exact)} nets are taken apart, {len(refused)} refused by name."]
+    lines += ["", "| net | largest error | layers compared |", "|---|---|---|", *exact]
+    lines += ["", "| refused | | what has no rule |", "|---|---|---|", *refused]
+    if not only:
+        with contextlib.suppress(FileNotFoundError):
+            write_sections(PAGE, {"nets": "\n".join(lines)})
+
+
+if __name__ == "__main__":
+    main()
