@@ -43,7 +43,6 @@ from zfnet.methods.explain import (
     target_class,
 )
 from zfnet.models import named as nets
-from zfnet.models.weights import save_weights
 from zfnet.store import artefacts
 
 pytestmark = pytest.mark.slow
@@ -251,7 +250,7 @@ def test_a_trained_profile_lends_its_net_and_its_input(here, tmp_path):
         nets.load_net(profile)
     data = load_data(loaded)
     model = ZFNet(10, input_size=66, maps=(4,) * 5, fc=(8,))
-    save_weights(loaded.weights_file, model, {})
+    artefacts.save_tensors(loaded.weights_file, model.state_dict(), {})
     try:
         net = nets.load_net(profile, device="cpu")
     finally:

@@ -19,8 +19,7 @@ from zfnet.data import photographs as photos
 from zfnet.explorer import Explorer
 from zfnet.explorer.click_picture import ClickPicture
 from zfnet.explorer.state import State, ready_profiles
-from zfnet.models.weights import save_weights
-from zfnet.store import keys, profiles
+from zfnet.store import artefacts, keys, profiles
 
 NOW = datetime.datetime(2020, 1, 1)
 YAML = """
@@ -45,11 +44,8 @@ def root(tmp_path_factory):
     patch.setattr(profiles, "ROOT", folder)
     for seed, name in enumerate(("few", "other")):
         torch.manual_seed(seed)
-        save_weights(
-            load_profile(name).weights_file,
-            ZFNet(10, input_size=66, maps=(4, 5, 4, 6, 5), fc=(8,)),
-            {},
-        )
+        net = ZFNet(10, input_size=66, maps=(4, 5, 4, 6, 5), fc=(8,))
+        artefacts.save_tensors(load_profile(name).weights_file, net.state_dict(), {})
     yield folder
     patch.undo()
 

@@ -36,7 +36,7 @@ from zfnet import Profile, ZFNet, class_names, load_data, load_model, load_profi
 from zfnet.cli.main import main
 from zfnet.data import files
 from zfnet.data.files import Files
-from zfnet.models import weights
+from zfnet.models import build as weights
 from zfnet.store import artefacts
 from zfnet.store.errors import UserError, WorkerKilled
 from zfnet.store.profiles import ROOT, DataConfig, ModelConfig

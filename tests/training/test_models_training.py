@@ -32,11 +32,11 @@ from zfnet import (
 )
 from zfnet.data.images import Files, ten_crop
 from zfnet.data.shapes import make_shapes
-from zfnet.models import weights
-from zfnet.store import device
+from zfnet.models import build as weights
+from zfnet.store import distributed
 from zfnet.store.artefacts import load_tensors
 from zfnet.store.profiles import DataConfig, ModelConfig, TrainingConfig
-from zfnet.training import evaluation, run, steps
+from zfnet.training import evaluation, run
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_overfits_one_batch(tiny):
     images, labels = data.train.batch(range(16)), data.train.labels[:16]
     optimiser = torch.optim.SGD(net.parameters(), 0.01, 0.9)
     for _ in range(150):
-        logits = steps.train_step(net, optimiser, images, labels, None)
+        logits = run.train_step(net, optimiser, images, labels, None)
     assert nn.functional.cross_entropy(logits, labels) < 0.05
 
 
@@ -279,9 +279,7 @@ def test_rms_bound_holds_after_every_step_and_small_filters_are_left_alone(tiny)
     optimiser = torch.optim.SGD(net.parameters(), 0.5, 0.9)
     exceeded = False
     for indices in torch.arange(48).split(16):
-        steps.train_step(
-            net, optimiser, data.train.batch(indices), data.train.labels[indices], limit
-        )
+        run.train_step(net, optimiser, data.train.batch(indices), data.train.labels[indices], limit)
         for layer in net.features:
             if isinstance(layer, nn.Conv2d):
                 rms = (layer.weight**2).mean((1, 2, 3)).sqrt()
@@ -290,7 +288,7 @@ def test_rms_bound_holds_after_every_step_and_small_filters_are_left_alone(tiny)
     assert exceeded, "the bound was never reached: the test tests nothing"
     layer = nn.Conv2d(1, 2, 1, bias=False)
     layer.weight.data = torch.tensor([0.02, -0.3]).view(2, 1, 1, 1)
-    steps.renormalise(layer, 0.1)
+    run.renormalise(layer, 0.1)
     torch.testing.assert_close(layer.weight.flatten(), torch.tensor([0.02, -0.1]))
 
 
@@ -452,7 +450,9 @@ def test_training_names_what_is_wrong(tiny):
 def test_convolutions_are_in_full_precision_but_for_training(tiny, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    assert device.default_device() == torch.device("cuda") and not torch.backends.cudnn.allow_tf32
+    assert (
+        distributed.default_device() == torch.device("cuda") and not torch.backends.cudnn.allow_tf32
+    )
     convolutions, seen = torch.backends.cudnn.conv, []
     monkeypatch.setattr(run, "_train", lambda *_: seen.append(convolutions.fp32_precision))
     train(tiny, device="cpu", progress=False)
@@ -604,7 +604,7 @@ def test_rectifying_after_pooling_changes_no_bit(lrn):
         torch.randint(10, (8,)),
     )
     found = []
-    for model, call in ((net, net), (other, functools.partial(steps.forward, other))):
+    for model, call in ((net, net), (other, functools.partial(run.forward, other))):
         torch.manual_seed(1)
         logits = call(images)
         torch.nn.functional.cross_entropy(logits, labels).backward()

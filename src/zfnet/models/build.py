@@ -1,6 +1,4 @@
-"""From a profile to its net, with random weights or with its own."""
-
-from __future__ import annotations
+"""From a profile to its net, with random weights or with its own; weights in and out of files."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zfnet.models.weights import from_pytorchcv, put_weights, read_weights
 from zfnet.models.zfnet import AlexNet, ZFNet
 from zfnet.store import artefacts
-from zfnet.store.errors import MissingPackage, NotDownloaded, UserError
+from zfnet.store.errors import MissingPackage, NotDownloaded, UserError, require
 from zfnet.store.profiles import ModelConfig, Profile
 
 # how many maps the layers of pytorchcv's two nets have
@@ -33,10 +30,10 @@ def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) 
     """The net that `config` describes, with random weights drawn from `seed`; those that are
     published have their own number of classes and size of input.
     """
+    name = config.name.removesuffix("_imagenet")
     with drawn_from(seed):
         if config.name in ("zfnet", "alexnet"):
-            net = ZFNet if config.name == "zfnet" else AlexNet
-            return net(
+            return (ZFNet if name == "zfnet" else AlexNet)(
                 num_classes,
                 input_size=input_size,
                 maps=config.maps,
@@ -46,7 +43,6 @@ def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) 
                 init=config.init,
                 conv1_scale=config.conv1_scale,
             )
-        name = config.name.removesuffix("_imagenet")
         if name in PYTORCHCV:
             return ZFNet(1000, maps=PYTORCHCV[name], lrn="before")
         import torchvision
@@ -75,9 +71,8 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
     state = read_weights(path)
     if config.name.startswith("zfnet") and "features.conv1.weight" not in state:
         state = from_pytorchcv(state)
-    if num_classes is None:
-        num_classes = outputs(state, path, config.name)
-    return put_weights(build_model(profile, num_classes), state, str(path)).eval()
+    net = build_model(profile, num_classes or outputs(state, path, config.name))
+    return put_weights(net, state, str(path)).eval()
 
 
 def outputs(state: dict[str, torch.Tensor], path: Path, name: str) -> int:
@@ -85,8 +80,7 @@ def outputs(state: dict[str, torch.Tensor], path: Path, name: str) -> int:
     no whole net.
     """
     biases = [key for key in state if key.startswith("classifier.") and key.endswith(".bias")]
-    if not biases:
-        raise UserError(f"{path} has no classifier; expected the weights of a whole {name}")
+    require(biases, f"{path} has no classifier; expected the weights of a whole {name}")
     return state[max(biases)].numel()
 
 
@@ -95,16 +89,13 @@ def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
     the header of a weights file, else ImageNet's.
     """
     path = profile.given_weights
-    if (
-        path
-        and path.suffix == ".safetensors"
-        and (names := artefacts.read_meta(path).get("classes"))
-    ):
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(
-                f"{path}: its header says {str(names)[:100]!r} of its classes; expected their"
-                " names: fetch it again"
-            )
+    header = artefacts.read_meta(path) if path and path.suffix == ".safetensors" else {}
+    if names := header.get("classes"):
+        require(
+            isinstance(names, list) and all(isinstance(name, str) for name in names),
+            f"{path}: its header says {str(names)[:100]!r} of its classes; expected their names",
+            "fetch it again",
+        )
         return tuple(names)
     if profile.training is not None or len(classes) == 1000:
         return tuple(classes)
@@ -137,3 +128,99 @@ def _downloaded(config: ModelConfig) -> nn.Module:
             f"the weights of {config.name} could not be downloaded ({error})",
             "connect to the network, or set `weights:` in the profile to a local file",
         ) from error
+
+
+def from_pytorchcv(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename a pytorchcv `zfnet`/`zfnetb` state dict to ours: five convolutions, then three linear
+    layers, in the same order.
+    """
+    names = [
+        *(f"features.conv{n}" for n in range(1, 6)),
+        *(f"classifier.fc{n}" for n in range(6, 9)),
+    ]
+    weights = [key.removesuffix(".weight") for key in state if key.endswith(".weight")]
+    require(
+        len(weights) == len(names),
+        f"not a pytorchcv zfnet: {len(weights)} weights instead of {len(names)}:"
+        f" {', '.join(weights)}",
+    )
+    missing = [f"{old}.bias" for old in weights if f"{old}.bias" not in state]
+    require(not missing, f"not a pytorchcv zfnet: missing {', '.join(missing)}")
+    return {
+        f"{new}.{kind}": state[f"{old}.{kind}"]
+        for new, old in zip(names, weights, strict=True)
+        for kind in ("weight", "bias")
+    }
+
+
+def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
+    """A state dict from a .safetensors file, or from a .pth/.pt file with `weights_only=True`, so
+    that no code in it runs.
+
+    Raises FileNotFoundError, Damaged for a .safetensors file that is not whole, and UserError for a
+    file that is not a state dict or holds values that are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no weights at {path}: train first (`make train PROFILE=…`), or set `weights:` in the"
+            " profile"
+        )
+    if path.suffix == ".safetensors":
+        state = artefacts.load_tensors(path)[0]
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except PermissionError:
+            raise
+        except Exception as error:  # torch raises nearly everything
+            raise UserError(
+                f"{path} cannot be read as weights ({type(error).__name__})",
+                "expected a state dict, safetensors or .pth",
+            ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    require(
+        isinstance(state, dict)
+        and state
+        and all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in state.items()),
+        f"{path} holds no state dict of tensors",
+    )
+    for name, tensor in state.items():
+        require(
+            tensor.layout == torch.strided
+            and not tensor.is_meta
+            and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes(),
+            f"{path}: {name} is not a plain tensor with all its values",
+            "save the state dict of a net",
+        )
+        require(
+            not tensor.is_floating_point() or torch.isfinite(tensor).all(),
+            f"{path}: {name} has values that are not finite; the training diverged or the file is"
+            " damaged",
+        )
+    return state
+
+
+def put_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> nn.Module:
+    """Load a state dict whole; UserError names what is missing, extra or misshapen."""
+    own = model.state_dict()
+    both = [(name, state[name], own[name]) for name in own if name in state]
+    problems = [
+        *(f"missing {name}" for name in own if name not in state),
+        *(f"unexpected {name}" for name in state if name not in own),
+        *(
+            f"{name} holds {given.dtype}, expected {wanted.dtype}"
+            for name, given, wanted in both
+            if given.is_floating_point() != wanted.is_floating_point()
+        ),
+        *(
+            f"{name} is {tuple(given.shape)}, expected {tuple(wanted.shape)}"
+            for name, given, wanted in both
+            if given.shape != wanted.shape
+        ),
+    ]
+    more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+    require(not problems, f"{origin} does not fit this net: {'; '.join(problems[:4])}{more}")
+    model.load_state_dict(state)
+    return model

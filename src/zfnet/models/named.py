@@ -13,8 +13,6 @@ and `.classifier`. It may say what it takes: `.input_size` in pixels (224), `.me
 pixels in 0..1 (ImageNet's), and `.classes`, the names of its outputs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import sys
@@ -29,11 +27,16 @@ from torch import nn
 from zfnet.data.images import Images, imagenet_statistics
 from zfnet.data.load import load_data, trained_input
 from zfnet.graph.trace import trace
-from zfnet.models.build import class_names, drawn_from, load_model, outputs
-from zfnet.models.weights import put_weights, read_weights
-from zfnet.store import artefacts
-from zfnet.store.device import default_device
-from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType
+from zfnet.models.build import (
+    class_names,
+    drawn_from,
+    load_model,
+    outputs,
+    put_weights,
+    read_weights,
+)
+from zfnet.store import artefacts, distributed
+from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType, require
 from zfnet.store.profiles import (
     DataConfig,
     ModelConfig,
@@ -120,7 +123,7 @@ def load_net(
     the value and the cure.
     """
     name, device = str(SHIPPED if name is None else name), _device(device)
-    weights = _weights(weights)
+    weights = None if weights is None else _weights(weights)
     if Path(name).suffix in WEIGHTS:
         net = _exported(Path(name), weights)
     elif Path(name).suffix in (".yaml", ".yml") or name in profile_names():
@@ -128,22 +131,17 @@ def load_net(
     elif ":" in name:
         net = _own(name, weights, seed)
     elif name in IMAGENET_NETS:
-        profile = Profile(
-            name,
-            name,
-            data=DataConfig(resize=256, size=224, normalise="imagenet"),
-            model=ModelConfig(name),
-        )
-        net = _of_profile(profile, weights)
+        data = DataConfig(resize=256, size=224, normalise="imagenet")
+        net = _of_profile(Profile(name, name, data=data, model=ModelConfig(name)), weights)
     else:
         net = _torchvision(name, weights)
     trace(net.features)
     size = input_size or net.size
-    if size < 1 or net.mean.shape[-1] not in (1, size):
-        raise UserError(
-            f"input size {size}: {net.title} takes {net.size} pixels"
-            + (", and has a mean for each" if net.mean.shape[-1] > 1 else "")
-        )
+    require(
+        size >= 1 and net.mean.shape[-1] in (1, size),
+        f"input size {size}: {net.title} takes {net.size} pixels"
+        + ", and has a mean for each" * (net.mean.shape[-1] > 1),
+    )
     if ":" in name and net.classifies:
         _check_fit(net.model.eval(), name, size)
     square = (
@@ -155,7 +153,7 @@ def load_net(
 
 
 def _device(name: torch.device | str | None) -> torch.device:
-    default = default_device()  # which also settles the precision
+    default = distributed.default_device()  # which also settles the precision
     try:
         return default if name is None else torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
@@ -163,14 +161,11 @@ def _device(name: torch.device | str | None) -> torch.device:
         raise UserError(f"no device {str(name)!r}: choose {' or '.join(there)}") from error
 
 
-def _weights(path: str | Path | None) -> Path | None:
-    if path is None:
-        return None
+def _weights(path: str | Path) -> Path:
     path = Path(path).absolute()
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    if path.suffix not in WEIGHTS:
-        raise UserError(f"{path}: weights are read from {', '.join(WEIGHTS)} files")
+    require(path.suffix in WEIGHTS, f"{path}: weights are read from {', '.join(WEIGHTS)} files")
     return path
 
 
@@ -219,27 +214,27 @@ def _exported(path: Path, weights: Path | None) -> Net:
     """
     path = _weights(path)
     meta = artefacts.read_meta(path) if path.suffix == ".safetensors" else {}
-    if not {"model", "input"} <= set(meta):
-        raise UserError(
-            f"{path.name} does not say what net it holds; name that too: --model vgg19 --weights"
-            f" {path.name}. `python -m zfnet export` writes files that say it"
-        )
+    require(
+        {"model", "input"} <= set(meta),
+        f"{path.name} does not say what net it holds; name that too: --model vgg19 --weights"
+        f" {path.name}. `python -m zfnet export` writes files that say it",
+    )
     config = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in meta["model"].items()
     }
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    if extra := set(config) - known:
-        raise UserError(
-            f"{path.name} describes its net by {', '.join(sorted(extra))}, which this version does"
-            " not know"
-        )
-    taken = meta["input"]
-    data = DataConfig(
-        resize=taken["size"], size=taken["size"], gain=taken["gain"], normalise="weights"
+    extra = set(config) - {field.name for field in dataclasses.fields(ModelConfig)}
+    require(
+        not extra,
+        f"{path.name} describes its net by {', '.join(sorted(extra))}, which this version does not"
+        " know",
     )
+    size, gain = meta["input"]["size"], meta["input"]["gain"]
     profile = Profile(
-        path.stem, path.stem, data=data, model=ModelConfig(**{**config, "weights": str(path)})
+        path.stem,
+        path.stem,
+        data=DataConfig(resize=size, size=size, gain=gain, normalise="weights"),
+        model=ModelConfig(**{**config, "weights": str(path)}),
     )
     net = _of_profile(profile, None)
     if weights:
@@ -265,11 +260,12 @@ def _torchvision(name: str, weights: Path | None) -> Net:
         )
     with torch.device("meta"):
         features = getattr(models.get_model(name, weights=None), "features", None)
-    if not isinstance(features, nn.Sequential):
-        raise WrongType(
-            f"torchvision's {name} is no flat stack: it has no nn.Sequential `features`; alexnet"
-            " and the vgg nets have"
-        )
+    require(
+        isinstance(features, nn.Sequential),
+        f"torchvision's {name} is no flat stack: it has no nn.Sequential `features`; alexnet and"
+        " the vgg nets have",
+        kind=WrongType,
+    )
     try:
         for node in trace(features).nodes:
             node.required()
@@ -317,15 +313,11 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
     finally:
         sys.path.remove(str(Path.cwd()))
     make = getattr(module, factory, None)
-    if not callable(make):
-        names = [
-            key
-            for key, value in vars(module).items()
-            if callable(value) and not key.startswith("_")
-        ]
-        raise UserError(
-            f"{name!r}: {where} has no callable {factory!r}; it has {', '.join(names) or 'none'}"
-        )
+    names = [key for key, each in vars(module).items() if callable(each) and key[:1] != "_"]
+    require(
+        callable(make),
+        f"{name!r}: {where} has no callable {factory!r}; it has {', '.join(names) or 'none'}",
+    )
     with drawn_from(seed):
         try:
             model = make()
@@ -333,30 +325,29 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
             raise UserError(
                 f"{name!r}: {factory}() failed: {type(error).__name__}: {error}"
             ) from error
-    if not isinstance(getattr(model, "features", None), nn.Sequential):
-        raise WrongType(
-            f"{name!r}: expected an nn.Module with a flat nn.Sequential as .features, got"
-            f" {type(model).__name__}"
-        )
+    require(
+        isinstance(getattr(model, "features", None), nn.Sequential),
+        f"{name!r}: expected an nn.Module with a flat nn.Sequential as .features, got"
+        f" {type(model).__name__}",
+        kind=WrongType,
+    )
     if weights:
         put_weights(model, read_weights(weights), weights.name)
-    size, (mean, std) = getattr(model, "input_size", 224), imagenet_statistics()
-    for key in ("mean", "std"):
-        if hasattr(model, key) and torch.tensor(getattr(model, key)).shape not in ((), (1,), (3,)):
-            raise UserError(
+    statistics = dict(zip(("mean", "std"), imagenet_statistics(), strict=True))
+    for key in statistics:
+        if hasattr(model, key):
+            own = torch.tensor(getattr(model, key))
+            require(
+                own.shape in ((), (1,), (3,)),
                 f"{name!r}: .{key} = {getattr(model, key)}: expected one number, or one for each"
-                " colour, of pixels in 0..1"
+                " colour, of pixels in 0..1",
             )
-    mean, std = (
-        torch.tensor(getattr(model, key)).view(-1, 1, 1) * 255.0 if hasattr(model, key) else other
-        for key, other in (("mean", mean), ("std", std))
-    )
+            statistics[key] = own.view(-1, 1, 1) * 255.0
     return Net(
         model=model,
         title=name,
-        size=size,
-        mean=mean,
-        std=std,
+        size=getattr(model, "input_size", 224),
+        **statistics,
         classes=_fitting(model, getattr(model, "classes", ())),
     )
 

@@ -4,59 +4,54 @@ The paper prints no paddings; they follow from its map sizes (110/55/26/13/13/13
 conv1 pad 1, conv2 pad 0, conv3-5 pad 1, pools 3x3/2 with `ceil_mode=True` and no padding.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from zfnet.store.errors import UserError
-
-# per convolution: kernel, stride, padding; and after which of the five a pool follows
-_ZFNET = ((7, 2, 1), (5, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1))
-_ALEXNET = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))
-_POOLED = (1, 2, 5)
+from zfnet.store.errors import UserError, require
 
 
 class _Net(nn.Module):
     """Five convolutions, three overlapping pools and a fully connected head; the two nets of the
-    paper differ in `geometry`.
+    paper differ in `geometry`: kernel, stride and padding of each convolution.
     """
 
     def __init__(
-        self, geometry, num_classes, input_size, maps, fc, lrn, dropout, init, conv1_scale
+        self,
+        num_classes: int = 1000,
+        *,
+        input_size: int = 224,
+        maps: Sequence[int] = (96, 256, 384, 384, 256),
+        fc: Sequence[int] = (4096, 4096),
+        lrn: str | None = None,
+        dropout: float = 0.5,
+        init: str = "kaiming",
+        conv1_scale: float = 1.0,
     ):
         super().__init__()
-        if len(maps) != 5:
-            raise UserError(f"maps = {tuple(maps)}: expected the numbers of maps of five layers")
-        if min(maps) < 0 or not maps[0]:
-            raise UserError(
-                f"maps = {tuple(maps)}: 0 leaves a layer out, but the first one must stay and none"
-                " can be negative"
-            )
-        if lrn not in (None, "after", "before"):
-            raise UserError(
-                f"lrn = {lrn!r}: choose None, 'after' (the pool, as the paper does) or 'before'"
-            )
-        if init not in ("kaiming", "paper"):
-            raise UserError(f"init = {init!r}: choose 'kaiming' or 'paper'")
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        shown = f"maps = {tuple(maps)}"
+        require(len(maps) == 5, f"{shown}: expected the numbers of maps of five layers")
+        require(
+            min(maps) >= 0 and maps[0],
+            f"{shown}: 0 leaves a layer out, but the first one must stay and none can be negative",
+        )
+        require(
+            lrn in (None, "after", "before"),
+            f"lrn = {lrn!r}: choose None, 'after' (the pool, as the paper does) or 'before'",
+        )
+        require(init in ("kaiming", "paper"), f"init = {init!r}: choose 'kaiming' or 'paper'")
         # features: a convolution, its ReLU, and perhaps a pool with its normalisation
-        channels = 3
-        for n, (width, (kernel, stride, padding)) in enumerate(
-            zip(maps, geometry, strict=True), start=1
-        ):
-            if not width:
-                continue
-            layers[f"conv{n}"] = nn.Conv2d(channels, width, kernel, stride, padding)
-            layers[f"relu{n}"] = nn.ReLU()
-            tail = {f"pool{n}": nn.MaxPool2d(3, 2, ceil_mode=True)} if n in _POOLED else {}
+        layers, channels = OrderedDict(), 3
+        kept = [each for each in zip(range(1, 6), maps, self.geometry, strict=True) if each[1]]
+        for n, width, window in kept:
+            layers |= {f"conv{n}": nn.Conv2d(channels, width, *window), f"relu{n}": nn.ReLU()}
+            tail = {f"pool{n}": nn.MaxPool2d(3, 2, ceil_mode=True)} if n in (1, 2, 5) else {}
             if lrn and n <= 2:
                 norm = {f"norm{n}": nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=2.0)}
                 tail = {**tail, **norm} if lrn == "after" else {**norm, **tail}
-            layers.update(tail)
+            layers |= tail
             channels = width
         self.features = nn.Sequential(layers)
         try:
@@ -69,21 +64,12 @@ class _Net(nn.Module):
         # at `input_size` this is the identity; other sizes are brought to the map size that the
         # head expects
         self.avgpool = nn.AdaptiveAvgPool2d(side)
-        head: OrderedDict[str, nn.Module] = OrderedDict()
-        inputs = channels * side * side
+        head, inputs = OrderedDict(), channels * side * side
         for n, width in enumerate(fc, start=6):
-            head[f"fc{n}"] = nn.Linear(inputs, width)
-            head[f"relu{n}"] = nn.ReLU()
-            head[f"drop{n}"] = nn.Dropout(dropout)
-            inputs = width
-        head["fc8"] = nn.Linear(inputs, num_classes)
-        self.classifier = nn.Sequential(head)
-        self.initialise(init, conv1_scale)
-
-    def initialise(self, init: str, conv1_scale: float) -> None:
-        """Weights ~ N(0, 0.01^2), biases 0 ("paper", section 3), or Kaiming's normal
-        initialisation; conv1 times `conv1_scale`.
-        """
+            head |= {f"fc{n}": nn.Linear(inputs, width), f"relu{n}": nn.ReLU()}
+            head[f"drop{n}"], inputs = nn.Dropout(dropout), width
+        self.classifier = nn.Sequential(head | {"fc8": nn.Linear(inputs, num_classes)})
+        # weights ~ N(0, 0.01^2) ("paper", section 3), or Kaiming's normal initialisation; biases 0
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 if init == "paper":
@@ -109,19 +95,7 @@ class ZFNet(_Net):
     ValueError for an unknown choice.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 1000,
-        *,
-        input_size: int = 224,
-        maps: Sequence[int] = (96, 256, 384, 384, 256),
-        fc: Sequence[int] = (4096, 4096),
-        lrn: str | None = None,
-        dropout: float = 0.5,
-        init: str = "kaiming",
-        conv1_scale: float = 1.0,
-    ):
-        super().__init__(_ZFNET, num_classes, input_size, maps, fc, lrn, dropout, init, conv1_scale)
+    geometry = ((7, 2, 1), (5, 2, 0), (3, 1, 1), (3, 1, 1), (3, 1, 1))
 
 
 class AlexNet(_Net):
@@ -129,18 +103,4 @@ class AlexNet(_Net):
     over two GPUs. Same arguments as ZFNet.
     """
 
-    def __init__(
-        self,
-        num_classes: int = 1000,
-        *,
-        input_size: int = 224,
-        maps: Sequence[int] = (96, 256, 384, 384, 256),
-        fc: Sequence[int] = (4096, 4096),
-        lrn: str | None = None,
-        dropout: float = 0.5,
-        init: str = "kaiming",
-        conv1_scale: float = 1.0,
-    ):
-        super().__init__(
-            _ALEXNET, num_classes, input_size, maps, fc, lrn, dropout, init, conv1_scale
-        )
+    geometry = ((11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1))

@@ -1,5 +1,5 @@
-"""One process, or several that torchrun started, on one machine or many: they share every batch of
-a training and the batches of a scan.
+"""Where the work is done: on which device, in one process, or in several that torchrun started, on
+one machine or many, which share every batch of a training and the batches of a scan.
 
     torchrun --nproc-per-node 2 -m zfnet train demo      # or: make train PROFILE=demo NPROC=2
 
@@ -18,6 +18,19 @@ from torch import nn
 
 from zfnet.store import artefacts
 from zfnet.store.errors import ProcessLost, require, typed
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, with convolutions in full float32: cuDNN's TF32 rounds inputs to
+    ten bits, and no two ways of computing would agree.
+
+    Training alone keeps TF32 (`train`, with its own validation and test), where it is faster and
+    noise is no harm.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
 
 
 @contextlib.contextmanager

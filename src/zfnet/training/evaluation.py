@@ -1,7 +1,5 @@
 """What a net makes of images that it was not trained on."""
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import dataclass
 
@@ -14,7 +12,7 @@ from zfnet.data.files import read_ahead
 from zfnet.data.images import Images, ten_crop
 from zfnet.graph.forward import evaluating, forward
 from zfnet.store import distributed
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 
 
 @dataclass(frozen=True)
@@ -35,12 +33,13 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
     """Centre crop (`crops=1`) or the mean probability of the paper's ten crops (`crops=10`), on the
     model's device.
     """
-    if crops not in (1, 10):
-        raise UserError(f"crops = {crops}: choose 1 (centre) or 10 (corners and centre, mirrored)")
-    device = next(model.parameters()).device
+    require(
+        crops in (1, 10),
+        f"crops = {crops}: choose 1 (centre) or 10 (corners and centre, mirrored)",
+    )
+    device, probabilities = next(model.parameters()).device, []
     parts, (top, left) = torch.arange(len(images)).split(max(1, batch_size // crops)), images.corner
     centre = slice(None), slice(top, top + images.size), slice(left, left + images.size)
-    probabilities = []
     with evaluating(model):
         for indices, (stored, rows) in zip(parts, read_ahead(images.pixels, parts), strict=True):
             # (B, crops, 3, S, S)
@@ -53,16 +52,11 @@ def evaluate(model: nn.Module, images: Images, crops: int = 1, batch_size: int =
             logits = forward(model, inputs.contiguous(memory_format=torch.channels_last))
             each = logits.float().softmax(1).view(len(indices), crops, -1)
             probabilities.append(each.mean(1).cpu())
-    return _measured(torch.cat(probabilities), images.labels)
-
-
-def _measured(probabilities: torch.Tensor, labels: torch.Tensor) -> Evaluation:
-    """What probabilities (N, classes) come to, for images of these labels (N,)."""
-    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item()
+    probabilities = torch.cat(probabilities)
     best = probabilities.topk(min(5, probabilities.shape[1]), dim=1).indices
-    hits = best == labels[:, None]
+    hits = best == images.labels[:, None]
     return Evaluation(
-        loss=loss,
+        loss=F.nll_loss(probabilities.clamp_min(1e-12).log(), images.labels).item(),
         accuracy=hits[:, 0].double().mean().item(),
         top5=hits.any(1).double().mean().item(),
         probabilities=probabilities,

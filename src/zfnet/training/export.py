@@ -6,17 +6,13 @@ its input is made and what it reached.
 A profile reads such a file by `model: weights:`, with `data: normalise: weights` for the input.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 
 from zfnet.data.images import Data
-from zfnet.models.build import build_model
-from zfnet.models.weights import put_weights
-from zfnet.store import artefacts
-from zfnet.store.device import default_device
-from zfnet.store.errors import UserError
+from zfnet.models.build import build_model, put_weights
+from zfnet.store import artefacts, distributed
+from zfnet.store.errors import require
 from zfnet.store.profiles import Profile
 from zfnet.training.evaluation import evaluate
 from zfnet.training.run import trained
@@ -34,47 +30,43 @@ def export(profile: Profile, data: Data, path: Path | str) -> dict:
     trains no net, for a mean per pixel, and where half precision changes the accuracy by more than
     0.2 points.
     """
-    path = Path(path)
-    if profile.training is None:
-        raise UserError(
-            f"profile {profile.name!r} trains no net: its weights come from"
-            f" {profile.model.weights or 'their publisher'}"
-        )
-    if data.train.mean.numel() != 3:
-        raise UserError(
-            f"data.normalise = {profile.data.normalise!r}: only a mean per channel goes into a"
-            " header; train with normalise: channel"
-        )
-    if path.suffix != ".safetensors":
-        raise UserError(f"{path}: expected a name that ends in .safetensors")
+    require(
+        profile.training is not None,
+        f"profile {profile.name!r} trains no net: its weights come from"
+        f" {profile.model.weights or 'their publisher'}",
+    )
+    require(
+        data.train.mean.numel() == 3,
+        f"data.normalise = {profile.data.normalise!r}: only a mean per channel goes into a header;"
+        " train with normalise: channel",
+    )
+    require(
+        Path(path).suffix == ".safetensors", f"{path}: expected a name that ends in .safetensors"
+    )
     model = trained(profile, data)
-    measured = artefacts.read_meta(profile.weights_file)
     full = evaluate(model, data.test).accuracy
     halves = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    taken = {
-        "size": profile.data.size,
-        "gain": profile.data.gain,
-        "mean": data.train.mean.flatten().tolist(),
-        "std": data.train.std.flatten().tolist(),
-    }
+    halved = put_weights(build_model(profile, len(data.classes)), halves, "half precision")
+    half = evaluate(halved.to(distributed.default_device()), data.test).accuracy
+    require(
+        abs(half - full) <= TOLERANCE,
+        f"in half precision the accuracy is {half:.2%} instead of {full:.2%}: nothing was written",
+    )
     meta = {
-        **measured,
+        **artefacts.read_meta(profile.weights_file),
         "model": dataclasses.asdict(profile.model),
-        "input": taken,
+        "input": {
+            "size": profile.data.size,
+            "gain": profile.data.gain,
+            "mean": data.train.mean.flatten().tolist(),
+            "std": data.train.std.flatten().tolist(),
+        },
         "classes": list(data.classes),
         "accuracy": full,
+        "half_accuracy": half,
     }
-    halved = put_weights(build_model(profile, len(data.classes)), halves, "half precision").to(
-        default_device()
-    )
-    meta["half_accuracy"] = evaluate(halved, data.test).accuracy
-    if abs(meta["half_accuracy"] - full) > TOLERANCE:
-        raise UserError(
-            f"in half precision the accuracy is {meta['half_accuracy']:.2%} instead of {full:.2%}:"
-            " nothing was written"
-        )
     artefacts.save_tensors(path, halves, meta)
     return artefacts.read_meta(path)

@@ -9,30 +9,26 @@ Everything random in an epoch derives from (seed, epoch), so a run resumes from 
 the same data order and dropout masks.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from zfnet.data.files import Files
-from zfnet.data.images import Data
+from zfnet.data.files import Files, read_ahead
+from zfnet.data.images import Data, Images, random_crops
 from zfnet.data.load import load_data
 from zfnet.graph.forward import forward
 from zfnet.models.build import build_model, load_model
-from zfnet.models.weights import save_weights
 from zfnet.store import artefacts, distributed, keys, provenance
-from zfnet.store.device import default_device
-from zfnet.store.errors import Diverged, UserError
-from zfnet.store.profiles import Profile
-from zfnet.training.evaluation import Evaluation, class_accuracy, evaluate_together
+from zfnet.store.errors import Diverged, require
+from zfnet.store.profiles import Profile, TrainingConfig
+from zfnet.training.evaluation import class_accuracy, evaluate_together
 from zfnet.training.recipe import RECIPE
-from zfnet.training.steps import epoch_steps, improved, optimisation, snapshot_steps
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
 
@@ -62,17 +58,17 @@ def train(
     code. Raises ValueError for a profile without a `training:` section, and FloatingPointError,
     with the cure, when the loss is no longer finite.
     """
-    if profile.training is None:
-        raise UserError(
-            f"profile {profile.name!r} has no `training:` section: its weights come from"
-            f" {profile.model.weights or 'their publisher'}"
-        )
+    require(
+        profile.training is not None,
+        f"profile {profile.name!r} has no `training:` section: its weights come from"
+        f" {profile.model.weights or 'their publisher'}",
+    )
     data = data or load_data(profile)
-    if not len(data.test):
-        raise UserError(
-            f"profile {profile.name!r} has no test images, on which the net is measured: put some"
-            f" into {profile.data_root / 'test'}"
-        )
+    require(
+        len(data.test),
+        f"profile {profile.name!r} has no test images, on which the net is measured",
+        f"put some into {profile.data_root / 'test'}",
+    )
     key = weights_key(profile, data)
     if meta := distributed.from_first(lambda: _done(profile, key, warn=False)):
         return meta
@@ -84,20 +80,14 @@ def train(
         # another run may have trained the net meanwhile
         if meta := distributed.from_first(lambda: _done(profile, key)):
             return meta
-        device = torch.device(device or default_device())
-        with _tf32():
+        device = torch.device(device or distributed.default_device())
+        # not cudnn.allow_tf32: reading that is an error once the flag below was set by anybody
+        convolutions = torch.backends.cudnn.conv
+        before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
+        try:
             return _train(profile, data, key, device, progress and distributed.is_first())
-
-
-@contextlib.contextmanager
-def _tf32() -> Iterator[None]:
-    # not cudnn.allow_tf32: reading that is an error once the flag below was set by anybody
-    convolutions = torch.backends.cudnn.conv
-    before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
+        finally:
+            convolutions.fp32_precision = before
 
 
 def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
@@ -107,34 +97,28 @@ def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
     if not profile.history_file.exists():
         return None
     snapshots = [profile.snapshot_file(part) for part in profile.training.snapshots]
-    metas = [
-        there and there[1]
-        for there in (
-            artefacts.current(path, key, warn) for path in (profile.weights_file, *snapshots)
-        )
-    ]
-    if not all(metas):
+    there = [artefacts.current(path, key, warn) for path in (profile.weights_file, *snapshots)]
+    if not all(there):
         return None
     artefacts.remove_state(profile.checkpoint_file, key)  # left by a kill after the last write
-    return metas[0]
+    return there[0][1]
 
 
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
     config, (rank, processes) = profile.training, distributed.share()
     batch = min(config.batch_size, len(data.train))
-    if batch % processes:
-        raise UserError(
-            f"a batch of {batch} images cannot be shared by {processes} processes alike: choose a"
-            " number that divides it"
-        )
+    require(
+        batch % processes == 0,
+        f"a batch of {batch} images cannot be shared by {processes} processes alike",
+        "choose a number that divides it",
+    )
     model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
     steps = max(1, len(data.train) // config.batch_size)
     optimiser, scheduler, when = optimisation(model, config, steps)
     state = _resumed(profile, key, model, optimiser, scheduler)
     net = distributed.averaged(model, forward)
     pixels, labels = data.train.pixels, data.train.labels.to(device)
-    if not isinstance(pixels, Files):
-        pixels = pixels.to(device)
+    pixels = pixels if isinstance(pixels, Files) else pixels.to(device)
     bar = tqdm(
         total=config.epochs * steps,
         initial=state["epoch"] * steps,
@@ -142,15 +126,11 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         unit="step",
         disable=None if progress else True,
     )
-    snapshots = snapshot_steps(config, steps) if rank == 0 else {}
-
-    def after(step: int) -> None:
-        """Once a step is done: its snapshots, and the bar."""
-        for part in (part for part, due in snapshots.items() if due == step):
-            meta = {"key": key, "step": step, "epochs": step / steps}
-            artefacts.save_tensors(profile.snapshot_file(part), model.features.state_dict(), meta)
-        bar.update()
-
+    # in 64ths of the run, and the step after which each is taken
+    snapshots = [
+        (part, max(1, round(part / 64 * config.epochs * steps)))
+        for part in (config.snapshots if rank == 0 else ())
+    ]
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         started = time.perf_counter()
         parts = epoch_steps(
@@ -165,20 +145,34 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             epoch,
             (rank, processes),
         )
-        loss, error = _epoch(parts, after, 1 + (epoch - 1) * steps)
-        if not loss < float("inf"):
-            raise Diverged(
-                f"the loss is no longer finite in epoch {epoch}",
-                f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile"
-                f" {profile.name!r}",
-            )
+        # the sums stay on the device, so that no step waits for the one before it
+        loss = errors = seen = 0
+        for step, (batch_loss, batch_errors, size) in enumerate(parts, 1 + (epoch - 1) * steps):
+            loss, errors, seen = loss + batch_loss, errors + batch_errors, seen + size
+            for part in (part for part, due in snapshots if due == step):
+                meta = {"key": key, "step": step, "epochs": step / steps}
+                tensors = model.features.state_dict()
+                artefacts.save_tensors(profile.snapshot_file(part), tensors, meta)
+            bar.update()
+        sums = torch.tensor([float(loss), float(errors), seen], dtype=torch.float64)
+        loss, errors, seen = distributed.summed(sums).tolist()
+        loss, error = loss / seen, errors / seen
+        require(
+            loss < float("inf"),
+            f"the loss is no longer finite in epoch {epoch}",
+            f"lower `training: lr:` ({config.lr}) or set `rms: 0.1` in profile {profile.name!r}",
+            Diverged,
+        )
         val = evaluate_together(model, data.val) if len(data.val) else None
         val_loss, val_error = (val.loss, 1 - val.accuracy) if val else (float("nan"), float("nan"))
         lr = optimiser.param_groups[0]["lr"]
         if when == "epoch":
             scheduler.step(val_loss)
-        if improved(val, state["best"]):
-            state |= _kept(model, epoch, val)
+        # the latest of the best on the validation split, the last one where there is none
+        if val is None or val.accuracy >= state["best"]:
+            weights = {name: each.cpu().clone() for name, each in model.state_dict().items()}
+            best = val.accuracy if val else None
+            state |= {"best": best, "best_epoch": epoch, "best_model": weights}
         state |= {
             "epoch": epoch,
             "history": [*state["history"], (epoch, lr, loss, error, val_loss, val_error)],
@@ -226,29 +220,6 @@ def _resumed(profile: Profile, key: str, model: nn.Module, optimiser, scheduler)
     return state
 
 
-def _epoch(parts: Iterator[tuple], after: Callable[[int], None], first: int) -> tuple[float, float]:
-    """Take an epoch's steps, numbered from `first`: mean loss and error over the images of all
-    processes. The sums stay on the device, so that no step waits for the one before it.
-    """
-    loss = errors = seen = 0
-    for step, (batch_loss, batch_errors, size) in enumerate(parts, start=first):
-        loss, errors, seen = loss + batch_loss, errors + batch_errors, seen + size
-        after(step)
-    sums = torch.tensor([float(loss), float(errors), seen], dtype=torch.float64)
-    loss, errors, seen = distributed.summed(sums).tolist()
-    return loss / seen, errors / seen
-
-
-def _kept(model: nn.Module, epoch: int, val: Evaluation | None) -> dict:
-    """What a training remembers of its best epoch."""
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return {
-        "best": val.accuracy if val else None,
-        "best_epoch": epoch,
-        "best_model": weights,
-    }
-
-
 def _finish(
     profile: Profile, data: Data, model: nn.Module, state: dict, device: torch.device
 ) -> dict:
@@ -278,14 +249,13 @@ def _finish(
 
 def _write(profile: Profile, model: nn.Module, state: dict, meta: dict) -> dict:
     """History and weights, in this order: whoever finds the weights finds all."""
+    rows = ([f"{x:.6g}" for x in row] for row in state["history"])
     with (
         artefacts.atomic(profile.history_file) as temporary,
         open(temporary, "w", newline="") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([f"{x:.6g}" for x in row] for row in state["history"])
-    save_weights(profile.weights_file, model, meta)
+        csv.writer(file).writerows([COLUMNS, *rows])
+    artefacts.save_tensors(profile.weights_file, model.state_dict(), meta)
     artefacts.remove_state(profile.checkpoint_file)
     return meta
 
@@ -303,11 +273,11 @@ def read_history(profile: Profile) -> list[dict[str, float]]:
             rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
     except (KeyError, TypeError, ValueError, csv.Error):
         rows = []
-    if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)) or not rows:
-        raise UserError(
-            f"{profile.history_file} is damaged: delete it and run `make train"
-            f" PROFILE={profile.name}`, which trains again"
-        )
+    require(
+        rows and [row["epoch"] for row in rows] == list(range(1, len(rows) + 1)),
+        f"{profile.history_file} is damaged",
+        f"delete it and run `make train PROFILE={profile.name}`, which trains again",
+    )
     return rows
 
 
@@ -317,4 +287,97 @@ def trained(profile: Profile, data: Data) -> nn.Module:
     """
     if profile.training is not None and profile.model.weights is None:
         train(profile, data)
-    return load_model(profile).to(default_device())
+    return load_model(profile).to(distributed.default_device())
+
+
+@torch.no_grad()
+def renormalise(model: nn.Module, limit: float) -> None:
+    """Scale every convolution filter whose root mean square exceeds `limit` back to it (paper,
+    section 3: 0.1).
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            rms = layer.weight.square().mean((1, 2, 3), keepdim=True).sqrt()
+            layer.weight.mul_((limit / rms).clamp_max(1.0))
+
+
+def train_step(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    rms: float | None,
+) -> torch.Tensor:
+    """One step on a batch; returns its logits (N, classes) before the step."""
+    logits = forward(model, images)
+    loss = F.cross_entropy(logits, labels)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    if rms:
+        renormalise(model, rms)
+    return logits.detach()
+
+
+def optimisation(model: nn.Module, config: TrainingConfig, steps: int):
+    """(optimiser, scheduler, when it steps: "batch", "epoch" or None) of a run of `steps` steps an
+    epoch. "plateau" is the paper's annealing by hand.
+    """
+    schedules, adam = torch.optim.lr_scheduler, config.optimiser == "adamw"
+    optimiser = (torch.optim.AdamW if adam else torch.optim.SGD)(
+        model.parameters(),
+        config.lr,
+        (config.momentum, 0.999) if adam else config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    if config.schedule == "onecycle":
+        total = config.epochs * steps
+        scheduler = schedules.OneCycleLR(
+            optimiser, config.lr, total_steps=total, cycle_momentum=False
+        )
+        return optimiser, scheduler, "batch"
+    if config.schedule == "plateau":
+        scheduler = schedules.ReduceLROnPlateau(optimiser, factor=0.1, patience=3, threshold=1e-3)
+        return optimiser, scheduler, "epoch"
+    return optimiser, None, None
+
+
+def epoch_steps(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    scheduler,
+    images: Images,
+    pixels: torch.Tensor | Files,
+    labels: torch.Tensor,
+    config: TrainingConfig,
+    seed: int,
+    epoch: int,
+    share: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """One epoch, a step at a time: yields each batch's summed loss (float64) and errors, where the
+    model is, and its size. All that is random in it derives from `seed` and `epoch`.
+
+    pixels, labels: those of `images` on the device. share: (rank, processes), of which this one
+    takes every processes-th image of each batch; the crops are those of a single process, dropout
+    masks are its own.
+    """
+    rank, processes = share
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    torch.manual_seed(seed * 100_003 + epoch + rank * 1_000_003)
+    model.train()
+    # whole batches only, but for a set smaller than one
+    used = max(1, len(labels) // config.batch_size) * config.batch_size
+    order = torch.randperm(len(labels), generator=generator)[:used]
+    parts = [part[rank::processes] for part in order.split(config.batch_size)]
+    for indices, (stored, rows) in zip(parts, read_ahead(pixels, parts), strict=True):
+        cut = random_crops(
+            stored, rows, images.size, generator, config.flip, config.smallest_crop, share
+        )
+        inputs = images.normalise(cut.to(labels.device))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        target = labels[indices.to(labels.device)]
+        logits = train_step(model, optimiser, inputs, target, config.rms)
+        if scheduler:
+            scheduler.step()
+        loss = F.cross_entropy(logits, target).double() * len(indices)
+        yield loss, (logits.argmax(1) != target).sum(), len(indices)

@@ -6,8 +6,6 @@ its images, each resumable and kept like any run.
     model = trained_quietly(own, small)     # runs/demo/ablation/alexnet-0/
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 
@@ -16,8 +14,8 @@ from torch import nn
 
 from zfnet.data.images import Data, Images, statistics
 from zfnet.models.build import load_model
-from zfnet.store.device import default_device
-from zfnet.store.errors import UserError
+from zfnet.store.distributed import default_device
+from zfnet.store.errors import require
 from zfnet.store.profiles import ModelConfig, Profile, SmallNetsConfig, TrainingConfig
 from zfnet.training.run import train
 
@@ -26,11 +24,11 @@ def checked(data: Data, profile: Profile) -> None:
     """Raises ValueError where there are no validation images, on which the best epoch and the
     softmax's strength are chosen.
     """
-    if not len(data.val):
-        raise UserError(
-            f"profile {profile.name!r} has no validation images, on which this experiment chooses:"
-            " set `data: validation:` to 0.1, say"
-        )
+    require(
+        len(data.val),
+        f"profile {profile.name!r} has no validation images, on which this experiment chooses",
+        "set `data: validation:` to 0.1, say",
+    )
 
 
 def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
@@ -39,8 +37,7 @@ def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
 
     A class with fewer images gives all it has. Raises ValueError when `per_class` is less than 1.
     """
-    if per_class < 1:
-        raise UserError(f"per_class = {per_class}: draw at least one image of every class")
+    require(per_class >= 1, f"per_class = {per_class}: draw at least one image of every class")
     chosen = []
     for label in labels.unique().tolist():
         of_class = (labels == label).nonzero().flatten()
@@ -78,11 +75,11 @@ def smaller(data: Data, size: int, normalise: str = "channel", gain: float = 1.0
     Raises ValueError when `size` exceeds the side of the data's crops, since enlarging adds
     nothing.
     """
-    if not 0 < size <= data.train.size:
-        raise UserError(
-            f"size = {size}: choose a side from 1 to {data.train.size} pixels, that of the"
-            " profile's images"
-        )
+    require(
+        0 < size <= data.train.size,
+        f"size = {size}: choose a side from 1 to {data.train.size} pixels, that of the profile's"
+        " images",
+    )
     parts = [
         resized(split, size, split.mean, split.std, gain)
         for split in (data.train, data.val, data.test)
@@ -116,14 +113,13 @@ def variant(
     runs folder of its own.
     """
     images = data.train
-    config = dataclasses.replace(
-        profile.data, size=images.size, resize=images.pixels.shape[-1], gain=images.gain
-    )
     return dataclasses.replace(
         profile,
         name=f"{profile.name}/{name}",
         seed=seed,
-        data=config,
+        data=dataclasses.replace(
+            profile.data, size=images.size, resize=images.pixels.shape[-1], gain=images.gain
+        ),
         model=model,
         training=training,
     )
