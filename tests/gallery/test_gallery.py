@@ -28,7 +28,6 @@ from zfnet.data.shapes import make_shapes
 from zfnet.gallery import build as build_gallery
 from zfnet.gallery import pages
 from zfnet.gallery.ranges import BINS, ranges
-from zfnet.plots import panels
 from zfnet.store.profiles import DataConfig, Profile
 
 build_module = __import__("zfnet.gallery.build", fromlist=["build"])
@@ -352,7 +351,7 @@ def test_a_tile_lies_where_its_unit_sees_the_image(made):
                 top, left, bottom, right = found.box[n].tolist()
                 assert box == pytest.approx([top, left, bottom - top, right - left], abs=1e-3)
                 whole += layer.tile == 64
-                black = panels.crop_field(
+                black = plots.crop_field(
                     np.zeros((64, 64, 3)), made.fields[number], units["row"][n], units["col"][n]
                 )
                 part = outside[n // 3 * layer.tile :, n % 3 * layer.tile :][
@@ -512,7 +511,7 @@ def test_the_zip_is_the_site_and_is_packed_once(copy):
 
 
 def test_the_command_says_where_it_is(copy, monkeypatch, capsys):
-    monkeypatch.setattr("zfnet.load_profile", lambda name: PROFILE)
+    monkeypatch.setattr("zfnet.cli.main.load_profile", lambda name: PROFILE)
     assert __main__.main(["gallery", "tiny", "--zip"]) == 0
     assert capsys.readouterr().out == f"{copy.with_suffix('.zip')}: made\n"
     assert __main__.main(["gallery", "tiny"]) == 0
@@ -937,7 +936,7 @@ def test_the_projection_lies_over_its_own_image(visit, made):
     found = Deconvnet(made.model.features).project(
         made.images.batch(index), made.names[number], channel, position
     )
-    pictures = 255 * panels.to_grey_centred(found, panels.contrast_scale(found))
+    pictures = 255 * plots.to_grey_centred(found, plots.contrast_scale(found))
     for n in range(9):
         tab.add_style_tag(
             content=f""".box {{ display: none !important }} .frame {{ visibility: hidden }}

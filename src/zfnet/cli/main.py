@@ -3,14 +3,15 @@
 What is wrong with the input is said in one line; a bug shows its traceback.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path
 
+from zfnet import load_data, load_profile, load_scan, paper_layers, train, trained
 from zfnet.cli import photographs
+from zfnet.store import distributed
 from zfnet.store.errors import UserError, typed
+from zfnet.training.export import export
 
 STEPS = {
     "train": "train the profile's net (nothing to do when it is trained already, or pretrained)",
@@ -48,15 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     photographs.add_verbs(verbs)
-    made = {
-        verb: verbs.add_parser(verb, help=text, description=text) for verb, text in STEPS.items()
-    }
-    for one in made.values():
+    for verb, text in STEPS.items():
+        one = verbs.add_parser(verb, help=text, description=text)
         one.add_argument("profile", help="a name in profiles/, or a .yaml file")
-    made["gallery"].add_argument(
-        "--zip", action="store_true", help="also pack it to runs/PROFILE/gallery.zip"
-    )
-    made["export"].add_argument("target", help="the .safetensors file to write")
+        if verb == "gallery":
+            packed = "also pack it to runs/PROFILE/gallery.zip"
+            one.add_argument("--zip", action="store_true", help=packed)
+        if verb == "export":
+            one.add_argument("target", help="the .safetensors file to write")
     return parser
 
 
@@ -64,27 +64,29 @@ def _carry_out(arguments: argparse.Namespace) -> None:
     if arguments.verb in photographs.EXAMPLES:
         photographs.draw(arguments)
         return
-    from zfnet import load_profile
-
     profile = load_profile(arguments.profile)
     if arguments.verb == "notebooks":
         print("\n".join(profile.notebooks))
     elif arguments.verb == "export":
-        _export_net(profile, arguments.target)
+        meta = export(profile, load_data(profile), arguments.target)
+        print(
+            f"{arguments.target}: {Path(arguments.target).stat().st_size / 1e6:.1f} MB; test"
+            f" accuracy of the centre crops {meta['half_accuracy']:.2%}, in full precision"
+            f" {meta['accuracy']:.2%} (n = {meta['n_test']})"
+        )
     elif arguments.verb == "gallery":
-        _write_gallery(profile, arguments.zip)
-    else:
-        from zfnet.store.distributed import is_first, together
+        from zfnet.gallery import build  # which draws
 
-        with together():
+        path, made = build(profile, arguments.zip)
+        print(f"{path}: {'made' if made else 'up to date'}")
+    else:
+        with distributed.together():
             done = _train_net(profile) if arguments.verb == "train" else _scan_images(profile)
-            if is_first():
+            if distributed.is_first():
                 print(done)
 
 
 def _train_net(profile) -> str:
-    from zfnet.training.run import train
-
     if profile.training is None or profile.model.weights:
         return (
             f"{profile.name}: nothing to train, the weights are"
@@ -97,37 +99,12 @@ def _train_net(profile) -> str:
     )
 
 
-def _export_net(profile, target: str) -> None:
-    from zfnet.data.load import load_data
-    from zfnet.training.export import export
-
-    meta = export(profile, load_data(profile), target)
-    print(
-        f"{target}: {Path(target).stat().st_size / 1e6:.1f} MB; test accuracy of the centre crops"
-        f" {meta['half_accuracy']:.2%}, in full precision {meta['accuracy']:.2%} (n ="
-        f" {meta['n_test']})"
-    )
-
-
-def _write_gallery(profile, archive: bool) -> None:
-    from zfnet.gallery import build
-
-    path, made = build(profile, archive)
-    print(f"{path}: {'made' if made else 'up to date'}")
-
-
 def _scan_images(profile) -> str:
-    from zfnet.data.load import load_data
-    from zfnet.graph.trace import paper_layers
-    from zfnet.methods.top_activations import load_scan
-    from zfnet.training.run import trained
-
     data = load_data(profile)
-    model = trained(profile, data)
-    images = getattr(data, profile.scan_split)
-    tables = load_scan(profile, model, images, list(paper_layers(model.features).values()))
-    maps = sum(len(top.value) for top in tables.values())
+    model, images = trained(profile, data), getattr(data, profile.scan_split)
+    top = load_scan(profile, model, images, list(paper_layers(model.features).values()))
+    maps = sum(len(each.value) for each in top.values())
     return (
-        f"{profile.name}: top {next(iter(tables.values())).value.shape[1]} of {maps} feature maps"
-        f" over {len(images)} {profile.scan_split} images"
+        f"{profile.name}: top {next(iter(top.values())).value.shape[1]} of {maps} feature maps over"
+        f" {len(images)} {profile.scan_split} images"
     )

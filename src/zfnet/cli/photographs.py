@@ -1,7 +1,5 @@
 """`zfnet explain | occlude | top9`: pictures of one's own images and nets."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import math
@@ -10,7 +8,20 @@ import sys
 import warnings
 from pathlib import Path
 
-from zfnet.store.errors import UserError, WrongType
+import torch
+
+from zfnet import Deconvnet, occlude, paper_layers, scan
+from zfnet.methods.explain import (
+    explain,
+    layer_name,
+    probabilities,
+    read_photo_folder,
+    read_photos,
+    target_class,
+)
+from zfnet.models.named import load_net
+from zfnet.store.artefacts import atomic
+from zfnet.store.errors import WrongType, require
 
 MODEL = """\
 --model, one of
@@ -54,112 +65,128 @@ FORMATS = ("png", "jpg", "pdf", "svg")
 
 def add_verbs(verbs) -> None:
     """Add the three verbs to an argument parser's subparsers."""
-    photo, strongest = "an image file", "the strongest, by its total activity"
-    explain = _add_verb(
-        verbs,
-        "explain",
-        "what in a photograph made the net's maps fire: the strongest ones, projected down to"
-        " pixels",
-        source=("photo", photo),
-        layer="default: one row for each",
-        channel=strongest,
-    )
-    _add_number(explain, "--top", "K", "how many maps, the strongest first; default: 1")
-    occlude = _add_verb(
-        verbs,
-        "occlude",
-        "slide a grey square over a photograph and watch the net: what does it look at?",
-        source=("photo", photo),
-        layer="of the map that is followed; default: 5, or the last",
-        channel=strongest,
-    )
-    occlude.add_argument(
-        "--target",
-        metavar="CLASS",
-        help="number or name of the class to follow; default: the most probable one",
-    )
-    side = "side of the square; default: a quarter of the image, or the profile's"
-    _add_number(occlude, "--size", "PX", side)
-    step = "how far it moves at a time; default: a sixteenth, or the profile's"
-    _add_number(occlude, "--stride", "PX", step)
-    top9 = _add_verb(
-        verbs,
-        "top9",
-        "the images of a folder that excite a map most, and their projections",
-        source=("folder", "a folder of images; folders in it are searched too"),
-        layer="default: 5, or the last",
-        channel="a random draw of those that fire",
-    )
-    images = "how many images for each map; default: 9, or as many as there are"
-    _add_number(top9, "--top", "K", images)
-    _add_number(top9, "--maps", "M", "how many maps; default: 16", default=16)
-    top9.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        help="write all maps' strongest images to a .csv file too",
-    )
-
-
-def _add_verb(
-    verbs, verb: str, text: str, source: tuple[str, str], layer: str, channel: str
-) -> argparse.ArgumentParser:
-    """One verb with what all three take; source: what it looks at, and what that is."""
-    one = verbs.add_parser(
-        verb,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=EXAMPLES[verb] + "\n" + MODEL,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    one.add_argument(source[0], help=source[1])
-    one.add_argument("--model", metavar="NET", help="which net, see below")
-    one.add_argument("--weights", metavar="FILE", help="a local .safetensors or .pth file for it")
-    one.add_argument(
-        "--layer",
-        metavar="L",
-        help=f"the paper's number, or the layer's name in the net; {layer}",
-    )
-    one.add_argument("--channel", type=int, metavar="C", help=f"one map; default: {channel}")
-    side = "side of the net's input; default: what it was trained with"
-    _add_number(one, "--input-size", "PX", side)
-    one.add_argument(
-        "--device",
-        metavar="D",
-        help="cpu, cuda, cuda:1, ...; default: the GPU where there is one",
-    )
-    one.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="of whatever is random: the maps that are drawn, the weights of an untrained net",
-    )
-    one.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help=(
-            f"the picture to write, {', '.join(FORMATS)}; one that is there is replaced; default:"
-            f" {source[0].upper()}_{verb}.png in the current folder"
+    photo, strongest = ("photo", "an image file"), "the strongest, by its total activity"
+    # the verb, what it does, what it looks at, what it takes for layer and channel, and its options
+    for verb, text, source, layer, channel, own in (
+        (
+            "explain",
+            "what in a photograph made the net's maps fire: the strongest ones, projected down to"
+            " pixels",
+            photo,
+            "default: one row for each",
+            strongest,
+            {"--top": _number("K", "how many maps, the strongest first; default: 1")},
         ),
-    )
-    return one
+        (
+            "occlude",
+            "slide a grey square over a photograph and watch the net: what does it look at?",
+            photo,
+            "of the map that is followed; default: 5, or the last",
+            strongest,
+            {
+                "--target": {
+                    "metavar": "CLASS",
+                    "help": "number or name of the class to follow; default: the most probable one",
+                },
+                "--size": _number(
+                    "PX", "side of the square; default: a quarter of the image, or the profile's"
+                ),
+                "--stride": _number(
+                    "PX", "how far it moves at a time; default: a sixteenth, or the profile's"
+                ),
+            },
+        ),
+        (
+            "top9",
+            "the images of a folder that excite a map most, and their projections",
+            ("folder", "a folder of images; folders in it are searched too"),
+            "default: 5, or the last",
+            "a random draw of those that fire",
+            {
+                "--top": _number(
+                    "K", "how many images for each map; default: 9, or as many as there are"
+                ),
+                "--maps": _number("M", "how many maps; default: 16", default=16),
+                "--table": {
+                    "type": Path,
+                    "metavar": "FILE",
+                    "help": "write all maps' strongest images to a .csv file too",
+                },
+            },
+        ),
+    ):
+        one = verbs.add_parser(
+            verb,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=EXAMPLES[verb] + "\n" + MODEL,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        common = {
+            source[0]: {"help": source[1]},
+            "--model": {"metavar": "NET", "help": "which net, see below"},
+            "--weights": {
+                "metavar": "FILE",
+                "help": "a local .safetensors or .pth file for it",
+            },
+            "--layer": {
+                "metavar": "L",
+                "help": f"the paper's number, or the layer's name in the net; {layer}",
+            },
+            "--channel": {"type": int, "metavar": "C", "help": f"one map; default: {channel}"},
+            "--input-size": _number(
+                "PX", "side of the net's input; default: what it was trained with"
+            ),
+            "--device": {
+                "metavar": "D",
+                "help": "cpu, cuda, cuda:1, ...; default: the GPU where there is one",
+            },
+            "--seed": {
+                "type": int,
+                "default": 0,
+                "metavar": "N",
+                "help": (
+                    "of whatever is random: the maps that are drawn, the weights of an untrained"
+                    " net"
+                ),
+            },
+            "--out": {
+                "type": Path,
+                "metavar": "FILE",
+                "help": (
+                    f"the picture to write, {', '.join(FORMATS)}; one that is there is replaced;"
+                    f" default: {source[0].upper()}_{verb}.png in the current folder"
+                ),
+            },
+        }
+        for name, options in {**common, **own}.items():
+            one.add_argument(name, **options)
 
 
-def _add_number(
-    parser: argparse.ArgumentParser, name: str, unit: str, text: str, default: int | None = None
-) -> None:
-    parser.add_argument(name, type=_count, metavar=unit, help=text, default=default)
+def _number(unit: str, text: str, default: int | None = None) -> dict:
+    return {"type": _count, "metavar": unit, "help": text, "default": default}
 
 
 def draw(arguments: argparse.Namespace) -> None:
     """Draw and write what the parsed arguments say; UserError or OSError, in one line, where that
     cannot be done.
     """
-    source = Path(arguments.photo if "photo" in arguments else arguments.folder)
+    photo = "photo" in arguments
+    source = Path(arguments.photo if photo else arguments.folder)
     out = arguments.out or Path(f"{source.resolve().stem}_{arguments.verb}.png")
-    _check_source(source, "photo" in arguments)
+    # what is missing is said before a net is loaded
+    if not source.exists():
+        raise FileNotFoundError(f"no {'file' if photo else 'folder'} {source}")
+    require(
+        not (photo and source.is_dir()),
+        f"{source} is a folder",
+        "`zfnet top9` takes one, this takes an image",
+    )
+    require(
+        photo or source.is_dir(),
+        f"{source} is a file",
+        "top9 takes a folder of images; `zfnet explain` takes one image",
+    )
     _check_out(out, source, FORMATS)
     if getattr(arguments, "table", None):
         _check_out(arguments.table, source, ("csv",))
@@ -167,7 +194,6 @@ def draw(arguments: argparse.Namespace) -> None:
 
     matplotlib.use("agg")
     from zfnet import plots
-    from zfnet.models.named import load_net
 
     net = load_net(
         arguments.model, arguments.weights, arguments.input_size, arguments.device, arguments.seed
@@ -191,25 +217,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _check_source(source: Path, photo: bool) -> None:
-    """What is missing is said before a net is loaded."""
-    if not source.exists():
-        raise FileNotFoundError(f"no {'file' if photo else 'folder'} {source}")
-    if photo and source.is_dir():
-        raise UserError(f"{source} is a folder", "`zfnet top9` takes one, this takes an image")
-    if not photo and not source.is_dir():
-        raise UserError(
-            f"{source} is a file", "top9 takes a folder of images; `zfnet explain` takes one image"
-        )
-
-
 def _check_out(out: Path, source: Path, formats: tuple[str, ...]) -> None:
     """Whether the result can be written, before the work, and without harm to the images."""
-    if out.suffix.lower().removeprefix(".") not in formats:
-        raise UserError(
-            f"{out}: cannot write {out.suffix or 'a file without an ending'}; choose"
-            f" {', '.join(f'.{kind}' for kind in formats)}"
-        )
+    require(
+        out.suffix.lower().removeprefix(".") in formats,
+        f"{out}: cannot write {out.suffix or 'a file without an ending'}; choose"
+        f" {', '.join(f'.{kind}' for kind in formats)}",
+    )
     folder = out.absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{out}: there is no folder {folder}")
@@ -219,23 +233,21 @@ def _check_out(out: Path, source: Path, formats: tuple[str, ...]) -> None:
         or not os.access(folder, os.W_OK)
     ):
         raise _unwritable(out)
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f"{out} is the image itself; choose another file: --out FILE")
-    if (
-        source.is_dir()
-        and folder.resolve().is_relative_to(source.resolve())
-        and "csv" not in formats
-    ):
-        raise UserError(
-            f"{out} lies in the folder of images, and would be one of them the next time; choose"
-            " another place: --out FILE"
-        )
+    require(
+        not out.exists() or not out.samefile(source),
+        f"{out} is the image itself; choose another file: --out FILE",
+    )
+    require(
+        "csv" in formats
+        or not source.is_dir()
+        or not folder.resolve().is_relative_to(source.resolve()),
+        f"{out} lies in the folder of images, and would be one of them the next time; choose"
+        " another place: --out FILE",
+    )
 
 
 def _guess(net, image) -> str:
     """The three most probable classes, as far as they have any probability."""
-    from zfnet.methods.explain import probabilities
-
     each = probabilities(net, image)
     if each is None:
         return "no classifier"
@@ -249,13 +261,13 @@ def _guess(net, image) -> str:
 
 def _explained(net, path: Path, arguments):
     from zfnet import plots
-    from zfnet.graph.trace import paper_layers
-    from zfnet.methods.explain import explain, layer_name, read_photos
 
-    if arguments.layer is None and (arguments.channel is not None or arguments.top is not None):
-        raise UserError("--channel and --top are of one layer: say which, --layer L")
-    if arguments.channel is not None and arguments.top is not None:
-        raise UserError("--channel is one map, --top the strongest ones: give one of the two")
+    given = [each for each in (arguments.channel, arguments.top) if each is not None]
+    require(
+        arguments.layer is not None or not given,
+        "--channel and --top are of one layer: say which, --layer L",
+    )
+    require(len(given) < 2, "--channel is one map, --top the strongest ones: give one of the two")
     layers = paper_layers(net.features)
     names = [
         layer_name(net.features, layer)
@@ -283,14 +295,13 @@ def _explained(net, path: Path, arguments):
 
 def _occluded(net, path: Path, arguments):
     from zfnet import plots
-    from zfnet.methods.explain import explain, layer_name, probabilities, read_photos, target_class
-    from zfnet.methods.occlusion import occlude
 
-    if not net.classifies:
-        raise WrongType(
-            f"{net.title} has no .avgpool and .classifier: without classes there is no probability"
-            " to watch"
-        )
+    require(
+        net.classifies,
+        f"{net.title} has no .avgpool and .classifier: without classes there is no probability to"
+        " watch",
+        kind=WrongType,
+    )
     photo = read_photos([path], net)
     image = photo.batch([0])[0]
     clean = probabilities(net, image)
@@ -325,13 +336,7 @@ def _occluded(net, path: Path, arguments):
 
 
 def _strongest_images(net, folder: Path, arguments):
-    import torch
-
     from zfnet import plots
-    from zfnet.graph.trace import paper_layers
-    from zfnet.methods.deconv import Deconvnet
-    from zfnet.methods.explain import layer_name, read_photo_folder
-    from zfnet.methods.top_activations import scan
 
     layers = paper_layers(net.features)
     layer = layer_name(
@@ -345,18 +350,17 @@ def _strongest_images(net, folder: Path, arguments):
         if issubclass(warning.category, UserWarning):
             print(f"note: {warning.message}", file=sys.stderr)
     k = arguments.top or min(9, len(images))
-    if k > len(images):
-        raise UserError(f"--top {k}: there are only {len(images)} images in {folder}")
+    require(k <= len(images), f"--top {k}: there are only {len(images)} images in {folder}")
     top = scan(net.features, images, layer, k, progress=True)[layer]
-    if arguments.channel is None:
-        channels = plots.random_maps(top, arguments.maps, arguments.seed)
-    elif 0 <= arguments.channel < len(top.value):
-        channels = torch.tensor([arguments.channel])
-    else:
-        raise UserError(
-            f"no channel {arguments.channel} in {layer}, which has channels 0 to"
-            f" {len(top.value) - 1}"
-        )
+    require(
+        0 <= (arguments.channel or 0) < len(top.value),
+        f"no channel {arguments.channel} in {layer}, which has channels 0 to {len(top.value) - 1}",
+    )
+    channels = (
+        plots.random_maps(top, arguments.maps, arguments.seed)
+        if arguments.channel is None
+        else torch.tensor([arguments.channel])
+    )
     print(
         f"{len(images)} images, {net.title}, {layer}: {int((top.value[:, 0] > 0).sum())} of"
         f" {len(top.value)} maps fire"
@@ -388,8 +392,6 @@ def _strongest_images(net, folder: Path, arguments):
 
 def _write_table(path: Path, top, names) -> None:
     """Every map's strongest images, best first, as rows of a .csv file."""
-    from zfnet.store.artefacts import atomic
-
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["map", "rank", "activation", "image", "row", "col"])
