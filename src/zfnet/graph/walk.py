@@ -78,6 +78,7 @@ def finite(images: torch.Tensor) -> torch.Tensor:
     if not images.is_floating_point():
         what = f"images: expected network input, floating point and normalised, got {images.dtype}"
         raise UserError(what, "normalise them as the net's training images were")
-    if not images.isfinite().all():
+    # a sum is finite only if all are, and far quicker
+    if not images.sum().isfinite() and not images.isfinite().all():
         raise UserError("images: some values are not finite (NaN or infinite)", "leave these out")
     return images

@@ -157,7 +157,8 @@ class Deconvnet:
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         """The maps of `layer` for images (N, channels, H, W): (N, C, h, w)."""
         number = self.graph.number(layer)
-        x = self._checked(images, number).contiguous(memory_format=torch.channels_last)
+        x = self._checked(images).contiguous(memory_format=torch.channels_last)
+        map_sizes(self.graph, number, tuple(x.shape[-2:]))  # names images that are too small
         return dict(walk(self.graph, x, [number]))[number]
 
     @torch.no_grad()
@@ -304,7 +305,7 @@ class Deconvnet:
         number = self.graph.number(layer)
         if not self.graph.nodes[number].spatial:
             raise UserError(f"layer {layer!r} gives no maps", "choose one before the head")
-        images = self._checked(images, number)
+        images = self._checked(images)
         way = self.graph.way_down(number)
         if rule != "gradient":
             for node in way:
@@ -327,7 +328,7 @@ class Deconvnet:
                 )
         return images, number, channel, position, sizes
 
-    def _checked(self, images: torch.Tensor, number: int) -> torch.Tensor:
+    def _checked(self, images: torch.Tensor) -> torch.Tensor:
         if not isinstance(images, torch.Tensor) or images.ndim != 4:
             shape = tuple(images.shape) if hasattr(images, "shape") else type(images).__name__
             what = f"images: expected a tensor (N, channels, rows, columns), got {shape}"
@@ -341,7 +342,6 @@ class Deconvnet:
                 f"images: expected {channels} channels, got {images.shape[1]}: "
                 f"{tuple(images.shape)}"
             )
-        map_sizes(self.graph, number, tuple(images.shape[-2:]))  # names images that are too small
         return finite(images.detach()).to(self.graph.weight)
 
 

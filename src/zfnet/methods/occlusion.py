@@ -245,7 +245,7 @@ class _Watch:
             shapes = f"{tuple(self.fill.shape)} does not broadcast to the image's"
             raise UserError(f"fill of shape {shapes} {tuple(self.image.shape)}") from error
         self.graph = self._taken_apart()
-        self.found: tuple | None = None
+        self.found = (None, 0, {})  # the last corners and size, and what they reach
 
     def _taken_apart(self) -> Graph | None:
         """The graph, with `clean`, `sizes` and `logits` measured; None where it is of no use."""
@@ -311,7 +311,10 @@ class _Watch:
         return bool(wanted) or windows_pay(self.graph, windows, self.sizes, overhead)
 
     def _regions(self, corners: torch.Tensor, size: int) -> dict[int, Window]:
-        return regions(self.graph, self.sizes, corners, (size, size))
+        if self.found[0] is not corners or self.found[1] != size:
+            found = regions(self.graph, self.sizes, corners, (size, size))
+            self.found = corners, size, found
+        return self.found[2]
 
     def at_once(self, size: int | None) -> int:
         """How many positions at once: 128, or fewer where they would fill more than a quarter of
