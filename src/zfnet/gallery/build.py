@@ -2,8 +2,7 @@
 one's place.
 """
 
-from __future__ import annotations
-
+import contextlib
 import hashlib
 import json
 import os
@@ -46,8 +45,16 @@ def build(profile: Profile, archive: bool = False, progress: bool = True) -> tup
         names,
         keys.code_key(draw),
     )
+    # what turns pictures into pages: code, templates, styles and scripts
+    shown = [path for folder in ("templates", "assets") for path in (HERE / folder).iterdir()]
     key = keys.key_of(
-        pictures, profile.title, profile.scan_split, images.names, list(images.classes), _own_code()
+        pictures,
+        profile.title,
+        profile.scan_split,
+        images.names,
+        list(images.classes),
+        keys.code_key(build),
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(shown)],
     )
     target = profile.runs / "gallery"
     with artefacts.locked(target):
@@ -64,31 +71,13 @@ def build(profile: Profile, archive: bool = False, progress: bool = True) -> tup
                 )
                 for number, name in names.items()
             ]
-            work = begin(target, pictures)
-            draw(
-                Deconvnet(model.features),
-                images,
-                names,
-                {layer.number: layer.tile for layer in layers},
-                top,
-                work,
-                progress,
-            )
+            work, tiles = begin(target, pictures), {layer.number: layer.tile for layer in layers}
+            draw(Deconvnet(model.features), images, names, tiles, top, work, progress)
             write_pages(work, layers, images, profile, provenance.record(profile, n=len(images)))
             finish(work, target, key, pictures)
         if archive:
             return target.with_suffix(".zip"), pack(target, target.with_suffix(".zip"), key) or made
     return target / "index.html", made
-
-
-def _own_code() -> str:
-    """A key of what turns pictures into pages: code, templates, styles and scripts."""
-    digest = hashlib.sha256(keys.code_key(build).encode())
-    for path in sorted(
-        path for folder in ("templates", "assets") for path in (HERE / folder).iterdir()
-    ):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -130,15 +119,15 @@ def begin(target: Path, pictures: str) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     for half in work.rglob(".*.tmp"):  # what `atomic` left when it was killed
         shutil.rmtree(half)
-    if _state(target).get("pictures") == pictures:
-        for path in (*target.glob("layer-*/*"), *target.glob("images/*")):
-            new = work / path.relative_to(target)
-            if path.suffix in PICTURES and not new.exists():
-                new.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    os.link(path, new)
-                except OSError:  # a file system without links
-                    shutil.copyfile(path, new)
+    same = _state(target).get("pictures") == pictures
+    for path in (*target.glob("layer-*/*"), *target.glob("images/*")) if same else ():
+        new = work / path.relative_to(target)
+        if path.suffix in PICTURES and not new.exists():
+            new.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, new)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, new)
     return work
 
 
@@ -158,12 +147,9 @@ def pack(site: Path, path: Path, key: str) -> bool:
     """Write the site to a zip, atomically, unless it was made from `key` already; whether it was
     written. Equal sites give equal bytes.
     """
-    try:
-        with zipfile.ZipFile(path) as zipped:
-            if zipped.comment == key.encode():
-                return False
-    except (OSError, zipfile.BadZipFile):
-        pass
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as zipped:
+        if zipped.comment == key.encode():
+            return False
     with artefacts.atomic(path) as temporary, zipfile.ZipFile(temporary, "w") as zipped:
         zipped.comment = key.encode()
         for file in _files(site):

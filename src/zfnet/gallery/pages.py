@@ -5,8 +5,6 @@ The pages work from a folder, without a server: data stands in them as JSON, not
 script or font comes from elsewhere.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -52,11 +50,6 @@ class Layer:
 def short(value: torch.Tensor) -> float:
     """A float32 as the decimal with the fewest digits that is the same float32."""
     return float(str(np.float32(value)))
-
-
-def image_name(images: Images, index: int, split: str) -> str:
-    """An image's own name, or its place in the data set."""
-    return images.names[index] if images.names else f"{split} image {index}"
 
 
 def record(layer: Layer, channel: int, images: Images) -> dict:
@@ -110,9 +103,11 @@ def places(layer: Layer, units: dict) -> list[dict]:
     for row, col, (top, left, bottom, right) in zip(
         units["row"], units["col"], units["box"], strict=True
     ):
-        first = corner(layer, row, col)
-        pixels = {"top": first[0], "left": first[1], "size": layer.tile}
-        pixels |= {
+        tile_top, tile_left = corner(layer, row, col)
+        pixels = {
+            "top": tile_top,
+            "left": tile_left,
+            "size": layer.tile,
             "box_top": top,
             "box_left": left,
             "box_height": bottom - top,
@@ -131,12 +126,16 @@ def beyond(layer: Layer, units: dict) -> str:
         top, left = corner(layer, row, col)
         y, x = n // 3 * tile, n % 3 * tile
         # rows, then columns: what lies before the image's border, and what lies after it
-        for start, end in ((0, -top), (side - top, tile)):
-            if start < end:
-                path.append(f"M{x} {y + start}h{tile}v{end - start}h-{tile}z")
-        for start, end in ((0, -left), (side - left, tile)):
-            if start < end:
-                path.append(f"M{x + start} {y}h{end - start}v{tile}h-{end - start}z")
+        path += [
+            f"M{x} {y + start}h{tile}v{end - start}h-{tile}z"
+            for start, end in ((0, -top), (side - top, tile))
+            if start < end
+        ]
+        path += [
+            f"M{x + start} {y}h{end - start}v{tile}h-{end - start}z"
+            for start, end in ((0, -left), (side - left, tile))
+            if start < end
+        ]
     return "".join(path)
 
 
@@ -150,11 +149,8 @@ def alike(
     often chance.
     """
     keys = [(layer.number, channel) for layer in layers for channel in range(len(layer.top.value))]
-    image, fires = (
-        torch.cat([part(layer) for layer in layers])
-        for part in (lambda layer: layer.top.image, lambda layer: layer.top.value > 0)
-    )
-    known, place = image.unique(return_inverse=True)
+    fires = torch.cat([layer.top.value > 0 for layer in layers])
+    known, place = torch.cat([layer.top.image for layer in layers]).unique(return_inverse=True)
     likes = torch.zeros(len(keys), len(known)).scatter_add_(1, place, fires.float())
     result = {}
     for n, key in enumerate(keys):
@@ -191,8 +187,8 @@ def write_pages(
     """
     for old in (*folder.glob("*.html"), *folder.glob("layer-*/*.html")):
         old.unlink()
+    (folder / "assets").mkdir(parents=True, exist_ok=True)
     for path in (HERE / "assets").iterdir():
-        (folder / "assets").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder / "assets" / path.name)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -207,7 +203,11 @@ def write_pages(
         layer.number: [record(layer, channel, images) for channel in range(len(layer.top.value))]
         for layer in layers
     }
+    # an image's own name, or its place in the data set
+    names = images.names or [f"{profile.scan_split} image {n}" for n in range(len(images))]
     environment.globals |= {
+        "names": names,
+        "labels": images.labels.tolist(),
         "profile": profile,
         "layers": layers,
         "maps": maps,
@@ -222,8 +222,6 @@ def write_pages(
         "beyond": beyond,
         "site": {"layers": {layer.number: len(layer.top.value) for layer in layers}},
     }
-    names = [image_name(images, index, profile.scan_split) for index in range(len(images))]
-    environment.globals |= {"names": names, "labels": images.labels.tolist()}
     samples = {
         layer.number: random_maps(layer.top, SAMPLES, profile.seed).tolist() for layer in layers
     }
@@ -238,22 +236,17 @@ def write_pages(
             layer=layer,
             data=_data(layer, maps[layer.number], images, names),
         )
-        channels = len(maps[layer.number])
         for one in maps[layer.number]:
-            path, neighbours = (
-                folder / f"layer-{layer.number}" / f"{one['channel']}.html",
-                others[layer.number, one["channel"]],
-            )
             _write(
-                path,
+                folder / f"layer-{layer.number}" / f"{one['channel']}.html",
                 environment,
                 "channel.html",
                 root="../",
                 layer=layer,
                 map=one,
                 places=places(layer, one),
-                channels=channels,
-                alike=neighbours,
+                channels=len(maps[layer.number]),
+                alike=others[layer.number, one["channel"]],
                 data=_data(layer, [one], images, names),
             )
 
@@ -263,13 +256,12 @@ def _data(layer: Layer, maps: list[dict], images: Images, names: list[str]) -> d
     their images.
     """
     used = sorted({index for one in maps for index in one["image"]})
-    kept = [{key: value for key, value in one.items() if key != "histogram"} for one in maps]
     return {
         "layer": layer.number,
         "classes": list(images.classes),
         "names": {index: names[index] for index in used},
         "labels": {index: int(images.labels[index]) for index in used},
-        "maps": kept,
+        "maps": [{key: value for key, value in one.items() if key != "histogram"} for one in maps],
     }
 
 

@@ -46,10 +46,7 @@ def ranges(
     weight, names = graph.weight, {graph.number(layer): layer for layer in top}
     ends = {layer: found.value[:, 0].to(weight.device) for layer, found in top.items()}
     low = {layer: torch.full_like(end, float("inf")) for layer, end in ends.items()}
-    fires = {
-        layer: torch.zeros(len(end), dtype=torch.long, device=end.device)
-        for layer, end in ends.items()
-    }
+    fires = {layer: torch.zeros_like(end, dtype=torch.long) for layer, end in ends.items()}
     counts = {
         layer: torch.zeros(len(end), BINS, dtype=torch.long, device=end.device)
         for layer, end in ends.items()

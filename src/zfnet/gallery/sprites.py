@@ -2,8 +2,6 @@
 three, exactly the panels of Fig. 2; and the images.
 """
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -68,28 +66,27 @@ def draw(
             if not all(path.exists() for path in paths):
                 jobs.append((_draw_map, deconvnet, images, name, top[name], channel, paths))
     shown = {index for found in top.values() for index in found.image[found.value > 0].tolist()}
-    for part in sorted(
-        index for index in shown if not (folder / "images" / f"{index}.jpg").exists()
-    ):
-        jobs.append((_draw_image, images, part, folder / "images" / f"{part}.jpg"))
-    threads, workers = (
-        torch.get_num_threads(),
-        (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+    jobs += [
+        (_draw_image, images, index, path)
+        for index in sorted(shown)
+        if not (path := folder / "images" / f"{index}.jpg").exists()
+    ]
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    pool = ThreadPoolExecutor(workers)
+    threads, pool = torch.get_num_threads(), ThreadPoolExecutor(cores)
     torch.set_num_threads(1)
     try:
         waiting = [pool.submit(*job) for job in jobs]
-        with tqdm(
+        for done in tqdm(
+            as_completed(waiting),
             total=len(jobs),
             desc="gallery",
             unit="picture",
             leave=False,
             disable=None if progress else True,
-        ) as bar:
-            for done in as_completed(waiting):
-                done.result()
-                bar.update()
+        ):
+            done.result()
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
