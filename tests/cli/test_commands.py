@@ -29,6 +29,7 @@ from zfnet import (
     occlude,
     plots,
     receptive_field,
+    scan,
     strongest_channel,
 )
 from zfnet.cli import photographs
@@ -36,8 +37,8 @@ from zfnet.cli.main import main
 from zfnet.data import photographs as photos
 from zfnet.methods.explain import (
     explain,
+    guesses,
     layer_name,
-    probabilities,
     read_photo_folder,
     read_photos,
     target_class,
@@ -74,8 +75,8 @@ def headless():
     return nn.Sequential()
 
 def features_only():
-    net = Small()
-    del net.avgpool, net.classifier
+    net = Small().features
+    net.input_size, net.mean, net.std = 40, (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
     return net
 
 def odd():
@@ -189,12 +190,12 @@ def test_a_net_of_ones_own(here):
     state = torch.random.get_rng_state()
     again, other = (nets.load_net(f"{here}:small", device="cpu", seed=seed) for seed in (3, 4))
     assert torch.equal(state, torch.random.get_rng_state())
-    assert torch.equal(net.features[0].weight, again.features[0].weight) and not torch.equal(
-        net.features[0].weight, other.features[0].weight
-    )
+    assert torch.equal(
+        net.model.features[0].weight, again.model.features[0].weight
+    ) and not torch.equal(net.model.features[0].weight, other.model.features[0].weight)
     torch.save(other.model.state_dict(), "other.pth")
     loaded = nets.load_net(f"{here}:small", "other.pth", device="cpu")
-    assert torch.equal(loaded.features[0].weight, other.features[0].weight)
+    assert torch.equal(loaded.model.features[0].weight, other.model.features[0].weight)
     assert nets.load_net(f"{here}:small", input_size=56, device="cpu").size == 56
 
 
@@ -264,7 +265,7 @@ def test_a_trained_profile_lends_its_net_and_its_input(here, tmp_path):
         and net.classes == data.classes
     )
     assert (
-        torch.equal(net.features.conv1.weight, model.features.conv1.weight)
+        torch.equal(net.model.features.conv1.weight, model.features.conv1.weight)
         and net.title == "Few shapes"
         and net.square == loaded.occlusion
     )
@@ -277,22 +278,6 @@ def test_a_trained_profile_lends_its_net_and_its_input(here, tmp_path):
             "vgg91",
             None,
             r"no model 'vgg91'. Did you mean vgg\d\d.* Known: alexnet, .*; a .safetensors file",
-        ),
-        (
-            "resnet18",
-            None,
-            (
-                "torchvision's resnet18 is no flat stack: it has no nn.Sequential `features`;"
-                " alexnet and the vgg nets have"
-            ),
-        ),
-        (
-            "efficientnet_b0",
-            None,
-            (
-                "torchvision's efficientnet_b0 cannot be taken apart: 0.2 is a SiLU: there is no"
-                " accepted rule"
-            ),
         ),
         ("gone.safetensors", None, "no weights at .*gone.safetensors"),
         (
@@ -339,7 +324,7 @@ def test_a_trained_profile_lends_its_net_and_its_input(here, tmp_path):
         (
             "OWN:headless",
             None,
-            "expected an nn.Module with a flat nn.Sequential as .features, got Sequential",
+            "holds no Conv2d, so it has no maps to look at",
         ),
         ("OWN:odd", None, "1 is a Sigmoid: there is no accepted rule"),
         (
@@ -422,7 +407,7 @@ def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
     assert picture.shape == (40, 40, 3) and torch.allclose(
         (torch.from_numpy(picture).movedim(-1, 0) * 255 - net.mean) / net.std, image, atol=1e-4
     )
-    maps = net.features(image[None])[0].detach()
+    maps = net.model.features(image[None])[0].detach()
     order = maps.sum((1, 2)).argsort(descending=True)[:3].tolist()
     assert [one.channel for one in found] == order
     for one in found:
@@ -434,7 +419,7 @@ def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
             flat // maps.shape[2],
             flat % maps.shape[2],
         ) and one.value == pytest.approx(float(maps[one.channel].max()), rel=1e-4)
-        deconvnet = Deconvnet(net.features)
+        deconvnet = Deconvnet(net.model)
         assert torch.allclose(
             one.whole, deconvnet.project(image[None], "4", one.channel)[0], atol=1e-5
         )
@@ -442,7 +427,7 @@ def test_the_picture_holds_what_the_deconvnet_gives(here, capsys, monkeypatch):
             one.patch, deconvnet.project(image[None], "4", one.channel, one.unit)[0], atol=1e-5
         )
         assert (
-            one.box == receptive_field(net.features, "4", 40).box(*one.unit)
+            one.box == receptive_field(net.model, "4", 40).box(*one.unit)
             and float(one.whole.abs().max()) > 0
         )
         assert (
@@ -487,16 +472,16 @@ def test_without_a_layer_there_is_a_row_for_each(here, capsys, monkeypatch):
 def test_the_strongest_map_is_that_of_the_notebook():
     net = nets.load_net(device="cpu")
     image = net.images(photos.make_photos(12, 128).images[3:4]).batch([0])
-    (one,) = explain(net.features, image[0], "relu4")
-    assert one.channel == int(strongest_channel(Deconvnet(net.features), image, "relu4")[0])
-    assert torch.allclose(probabilities(net, image[0]), net.model(image)[0].softmax(0), atol=1e-6)
+    (one,) = explain(net.model, image[0], "relu4")
+    assert one.channel == int(strongest_channel(Deconvnet(net.model), image, "relu4")[0])
+    assert torch.allclose(guesses(net, image[0]), net.model(image)[0].softmax(0), atol=1e-6)
 
 
 def test_a_map_that_does_not_fire_is_drawn_without_a_unit(here):
     net = nets.load_net(f"{here}:small", device="cpu")
     with torch.no_grad():
-        net.features[3].bias[2] = -1e6
-    (one,) = explain(net.features, torch.zeros(3, 40, 40), "4", [2])
+        net.model.features[3].bias[2] = -1e6
+    (one,) = explain(net.model, torch.zeros(3, 40, 40), "4", [2])
     assert one.total == one.value == 0 and not one.whole.any()
     figure = plots.explained_figure(np.zeros((40, 40, 3)), [one], ["layer 2"], "title")
     assert (
@@ -640,7 +625,7 @@ def test_the_occlusion_is_that_of_the_notebook(here, capsys, monkeypatch):
             float(net.model(covered[None]).softmax(1)[0, 2]), rel=1e-4
         )
     assert torch.allclose(
-        own.whole, Deconvnet(net.features).project(image[None], "1", 3)[0], atol=1e-5
+        own.whole, Deconvnet(net.model).project(image[None], "1", 3)[0], atol=1e-5
     )
     row, col = divmod(int(direct.probability.argmin()), direct.probability.shape[1])
     corner = f"row {int(direct.tops[row])}, column {int(direct.lefts[col])}"
@@ -665,7 +650,7 @@ def test_the_occlusion_is_that_of_the_notebook(here, capsys, monkeypatch):
         (
             ["--model", "OWN:features_only"],
             (
-                "own_.*:features_only has no .avgpool and .classifier: without classes there is no"
+                "own_.*:features_only has no classifier: without classes there is no"
                 " probability to watch"
             ),
         ),
@@ -722,7 +707,7 @@ def test_the_table_of_top9_is_brute_force(here, tmp_path, capsys, monkeypatch):
     files = sorted((tmp_path / "many").rglob("*.png"))
     maps = {
         path.relative_to(tmp_path / "many").as_posix(): (
-            net.features(by_hand(path, net, 40)[None])[0].detach()
+            net.model.features(by_hand(path, net, 40)[None])[0].detach()
         )
         for path in files
     }
@@ -752,14 +737,14 @@ def test_the_table_of_top9_is_brute_force(here, tmp_path, capsys, monkeypatch):
         own = [row for row in rows if int(row["map"]) == channel]
         stack = torch.stack([by_hand(tmp_path / "many" / row["image"], net, 40) for row in own])
         at = torch.tensor([[int(row["row"]), int(row["col"])] for row in own])
-        pixels = Deconvnet(net.features).project_patches(stack, "4", channel, at).pixels
+        pixels = Deconvnet(net.model).project_patches(stack, "4", channel, at).pixels
         scale = plots.contrast_scale(pixels)
-        field = receptive_field(net.features, "4", 40)
+        field = receptive_field(net.model, "4", 40)
         for row, block, source in zip(own, blocks, sources, strict=True):
             top, left, bottom, right = field.box(int(row["row"]), int(row["col"]))
             if (bottom - top, right - left) == field.size:
                 image = by_hand(tmp_path / "many" / row["image"], net, 40)
-                whole = Deconvnet(net.features).project(
+                whole = Deconvnet(net.model).project(
                     image[None], "4", channel, (int(row["row"]), int(row["col"]))
                 )
                 assert np.allclose(
@@ -905,3 +890,32 @@ def test_a_decoder_that_fails_in_a_way_of_its_own_is_one_line(here):
         ValueError, match=r"^odd\.png is not an image that can be read \(broken PNG file.*\)$"
     ):
         read_photos(["odd.png"], net)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        ("squeezenet1_1", "4.cat", ""),
+        ("mobilenet_v3_small", "1", "0.2 is a Hardswish: there is no accepted rule"),
+    ],
+)
+def test_any_net_of_torchvision_with_weights_of_ones_own(
+    here, tmp_path, capsys, name, layer, message
+):
+    """A fine-tuned net of five classes; what has no rule is refused by name."""
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, weights=None, num_classes=5).eval()
+    torch.save(net.state_dict(), tmp_path / "mine.pth")
+    words = ["explain", "chelsea.png", "--model", name, "--weights", "mine.pth", "--layer", layer]
+    words += ["--input-size", "96"]
+    if message:
+        assert message in refused(capsys, *words)
+        return
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    image = read_photos(["chelsea.png"], nets.load_net(name, "mine.pth", 96)).batch([0])
+    best = net(image).softmax(1)[0].detach()
+    assert f"class {int(best.argmax())} {float(best.max()):.2f}" in said
+    found = scan(net, image, layer, k=1)[layer]
+    strongest = Deconvnet(net).activations(image, layer)[0].sum((1, 2)).argmax()
+    assert f"map {int(strongest)}: total activity" in said and found.value.shape == (128, 1)

@@ -102,7 +102,7 @@ def _train_net(profile) -> str:
 def _scan_images(profile) -> str:
     data = load_data(profile)
     model, images = trained(profile, data), getattr(data, profile.scan_split)
-    top = load_scan(profile, model, images, list(paper_layers(model.features).values()))
+    top = load_scan(profile, model, images, list(paper_layers(model).values()))
     maps = sum(len(each.value) for each in top.values())
     return (
         f"{profile.name}: top {next(iter(top.values())).value.shape[1]} of {maps} feature maps over"

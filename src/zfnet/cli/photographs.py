@@ -13,8 +13,8 @@ import torch
 from zfnet import Deconvnet, occlude, paper_layers, scan
 from zfnet.methods.explain import (
     explain,
+    guesses,
     layer_name,
-    probabilities,
     read_photo_folder,
     read_photos,
     target_class,
@@ -29,13 +29,12 @@ MODEL = """\
   vgg19, vgg16, alexnet, zfnet_imagenet
                            ImageNet's 1,000 classes; the weights are downloaded once, or given:
                            --weights FILE
-  vgg11, vgg13_bn, ...     any net of torchvision that is a flat stack
+  resnet18, googlenet, ... any net of torchvision whose operations have a rule (docs/nets.md)
   demo, caltech101, ...    a profile of this project that is trained here; or a profile's .yaml file
   weights/mine.safetensors what `zfnet export` wrote
-  my_nets:small            your own: small() in my_nets.py returns a net with .features, .avgpool
-                           and .classifier. Its input is taken to be of 224 pixels, normalised as
-                           for ImageNet, unless it says otherwise: .input_size, .mean, .std (of
-                           pixels in 0..1), .classes
+  my_nets:small            your own: small() in my_nets.py returns an nn.Module. Its input is taken
+                           to be of 224 pixels, normalised as for ImageNet, unless it says
+                           otherwise: .input_size, .mean, .std (of pixels in 0..1), .classes
 """
 EXAMPLES = {
     "explain": """\
@@ -248,7 +247,7 @@ def _check_out(out: Path, source: Path, formats: tuple[str, ...]) -> None:
 
 def _guess(net, image) -> str:
     """The three most probable classes, as far as they have any probability."""
-    each = probabilities(net, image)
+    each = guesses(net, image)
     if each is None:
         return "no classifier"
     best = each.topk(min(3, len(each)))
@@ -268,15 +267,15 @@ def _explained(net, path: Path, arguments):
         "--channel and --top are of one layer: say which, --layer L",
     )
     require(len(given) < 2, "--channel is one map, --top the strongest ones: give one of the two")
-    layers = paper_layers(net.features)
+    layers = paper_layers(net.model)
     names = [
-        layer_name(net.features, layer)
+        layer_name(net.model, layer)
         for layer in (layers if arguments.layer is None else [arguments.layer])
     ]
     photo = read_photos([path], net)
     image = photo.batch([0])[0]
     channels = arguments.top or 1 if arguments.channel is None else [arguments.channel]
-    explained = [one for name in names for one in explain(net.features, image, name, channels)]
+    explained = [one for name in names for one in explain(net.model, image, name, channels)]
     numbers = {name: f"layer {number} ({name})" for number, name in layers.items()}
     guess = _guess(net, image)
     print(f"{path.name}, {net.title}: {guess}")
@@ -298,24 +297,23 @@ def _occluded(net, path: Path, arguments):
 
     require(
         net.classifies,
-        f"{net.title} has no .avgpool and .classifier: without classes there is no probability to"
-        " watch",
+        f"{net.title} has no classifier: without classes there is no probability to watch",
         kind=WrongType,
     )
     photo = read_photos([path], net)
     image = photo.batch([0])[0]
-    clean = probabilities(net, image)
+    clean = guesses(net, image)
     target = (
         int(clean.argmax())
         if arguments.target is None
         else target_class(net, len(clean), arguments.target)
     )
-    layer = None if arguments.layer is None else layer_name(net.features, arguments.layer)
+    layer = None if arguments.layer is None else layer_name(net.model, arguments.layer)
     size, stride = arguments.size or net.square.size, arguments.stride or net.square.stride
     occlusion = occlude(
         net.model, image, target, size, stride, layer=layer, channel=arguments.channel
     )
-    (own,) = explain(net.features, image, occlusion.layer, [occlusion.channel])
+    (own,) = explain(net.model, image, occlusion.layer, [occlusion.channel])
     lowest = divmod(int(occlusion.probability.argmin()), occlusion.probability.shape[1])
     names = [net.called(output) for output in range(len(clean))]
     print(f"{path.name}, {net.title}: {_guess(net, image)}")
@@ -338,10 +336,8 @@ def _occluded(net, path: Path, arguments):
 def _strongest_images(net, folder: Path, arguments):
     from zfnet import plots
 
-    layers = paper_layers(net.features)
-    layer = layer_name(
-        net.features, arguments.layer or max((n for n in layers if n <= 5), default=1)
-    )
+    layers = paper_layers(net.model)
+    layer = layer_name(net.model, arguments.layer or max((n for n in layers if n <= 5), default=1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         images = read_photo_folder(folder, net)
@@ -351,7 +347,7 @@ def _strongest_images(net, folder: Path, arguments):
             print(f"note: {warning.message}", file=sys.stderr)
     k = arguments.top or min(9, len(images))
     require(k <= len(images), f"--top {k}: there are only {len(images)} images in {folder}")
-    top = scan(net.features, images, layer, k, progress=True)[layer]
+    top = scan(net.model, images, layer, k, progress=True)[layer]
     require(
         0 <= (arguments.channel or 0) < len(top.value),
         f"no channel {arguments.channel} in {layer}, which has channels 0 to {len(top.value) - 1}",
@@ -375,7 +371,7 @@ def _strongest_images(net, folder: Path, arguments):
         )
     if arguments.table:
         _write_table(arguments.table, top, images.names)
-    projections, patches = plots.top9_tiles(Deconvnet(net.features), images, layer, top, channels)
+    projections, patches = plots.top9_tiles(Deconvnet(net.model), images, layer, top, channels)
     number = next((f"layer {n} ({layer})" for n, name in layers.items() if name == layer), layer)
     what = (
         f"map {arguments.channel}"

@@ -52,6 +52,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
         parts = [getattr(model, name, None) for name in ("features", "avgpool", "classifier")]
         if all(isinstance(part, nn.Module) for part in parts):
             return Parts(*parts).train(model.training)
+        if isinstance(parts[0], nn.Module):
+            return unwrapped(parts[0])
     return unwrapped(model._orig_mod) if hasattr(model, "_orig_mod") else model
 
 

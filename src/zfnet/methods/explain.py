@@ -3,7 +3,7 @@
     net = load_net()                                             # zfnet.nets
     photo = read_photos(["cat.jpg"], net)                        # Images: the largest centred
     square, brought to the net's input size
-    found = explain(net.features, photo.batch([0])[0], "relu5")  # the strongest map, projected
+    found = explain(net.model, photo.batch([0])[0], "relu5")  # the strongest map, projected
     whole and from its strongest unit
 
 The same `Deconvnet`, `occlude` and `scan` as in the notebooks, for `python -m zfnet explain |
@@ -21,11 +21,12 @@ from torch import nn
 
 from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, read_image
 from zfnet.data.images import Images
-from zfnet.graph.forward import evaluating
-from zfnet.graph.trace import paper_layers
+from zfnet.graph.forward import evaluating, unwrapped
+from zfnet.graph.trace import paper_layers, trace
 from zfnet.graph.windows import receptive_field
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.feature_maps import strongest_channels
+from zfnet.methods.probabilities import first_output, probabilities
 from zfnet.models.named import Net
 from zfnet.store.errors import UserError
 
@@ -92,14 +93,14 @@ def read_photo_folder(folder: str | Path, net: Net, memory: float = 2.0) -> Imag
     return net.images(pixels, names)
 
 
-def layer_name(features: nn.Sequential, layer: str | int) -> str:
-    """The child of `features` that a reader means: 5 is the paper's layer 5, "relu5" or
-    "features.28" a child by its name.
+def layer_name(model: nn.Module, layer: str | int) -> str:
+    """The layer of a net that a reader means: 5 is the paper's layer 5, "relu5", "features.28" or
+    "layer3.1.relu" one by its name.
 
-    Raises ValueError that lists what there is.
+    Raises UserError that lists what there is.
     """
-    layers, text = paper_layers(features), str(layer)
-    names = [name for name, _ in features.named_children()]
+    graph, text = trace(model), str(layer)
+    layers, names = paper_layers(graph), graph.names
     if text.isdecimal() and int(text) in layers:
         return layers[int(text)]
     name = text.removeprefix("features.")
@@ -117,7 +118,7 @@ def layer_name(features: nn.Sequential, layer: str | int) -> str:
 
 
 def explain(
-    features: nn.Sequential, image: torch.Tensor, layer: str, channels: Sequence[int] | int = 1
+    model: nn.Module, image: torch.Tensor, layer: str, channels: Sequence[int] | int = 1
 ) -> list[Explained]:
     """Maps of `layer` for one image (3, S, S), each projected down to pixels, whole and from its
     strongest unit (paper, section 2.1).
@@ -125,7 +126,7 @@ def explain(
     channels: which ones, or how many of the strongest: those with the largest total activity, best
     first. Raises ValueError for a layer or channel that the net does not have.
     """
-    deconvnet = Deconvnet(features)
+    deconvnet = Deconvnet(model)
     maps = deconvnet.activations(image[None], layer)[0].cpu()
     if isinstance(channels, int):
         channels = strongest_channels(maps, channels).tolist()
@@ -134,7 +135,7 @@ def explain(
             raise UserError(
                 f"no channel {channel} in {layer}, which has channels 0 to {len(maps) - 1}"
             )
-    field, found = receptive_field(features, layer, tuple(image.shape[-2:])), []
+    field, found = receptive_field(deconvnet.graph, layer, tuple(image.shape[-2:])), []
     for channel in channels:
         unit = divmod(int(maps[channel].argmax()), maps.shape[2])
         whole, patch = (
@@ -158,21 +159,15 @@ def explain(
 
 
 @torch.no_grad()
-def probabilities(net: Net, image: torch.Tensor) -> torch.Tensor | None:
+def guesses(net: Net, image: torch.Tensor) -> torch.Tensor | None:
     """What the net makes of one image (3, S, S): probabilities (classes,) on the CPU, or None where
     it has no classifier.
     """
     if not net.classifies:
         return None
-    image = image.to(next(net.model.parameters()))
-    with evaluating(net.model):
-        maps = net.features(image[None])
-        return (
-            net.model.classifier(torch.flatten(net.model.avgpool(maps), 1))[0]
-            .float()
-            .softmax(0)
-            .cpu()
-        )
+    model = unwrapped(net.model)
+    with evaluating(model):
+        return probabilities(first_output(model(image[None].to(next(model.parameters())))))[0].cpu()
 
 
 def target_class(net: Net, outputs: int, name: str | int) -> int:

@@ -65,7 +65,7 @@ def projection_localisation(
 
     Images in which no unit of the layer fires do not count towards the first two.
     """
-    deconvnet, generator = Deconvnet(model.features), torch.Generator().manual_seed(seed)
+    deconvnet, generator = Deconvnet(model), torch.Generator().manual_seed(seed)
     inputs, masks = images.batch(indices), images.mask(indices)
     maps = deconvnet.activations(inputs, layer)
     shares = {}

@@ -24,7 +24,7 @@ from zfnet.graph.regions import changed_maps, needed_maps, regions
 from zfnet.graph.trace import Graph, paper_layers, trace
 from zfnet.graph.walk import finite, walk
 from zfnet.graph.windows import Window, cut, map_sizes, windows_pay
-from zfnet.methods.probabilities import probabilities
+from zfnet.methods.probabilities import first_output, probabilities
 from zfnet.store.errors import Unsupported, UserError
 
 CHUNK = 128  # positions at once: more is no faster
@@ -266,12 +266,12 @@ class _Watch:
             self.clean = dict(walk(graph, x, wanted))
             self.logits = graph.head(self.clean[graph.last])
             with evaluating(self.model):
-                said = _logits(self.model(x))
+                said = first_output(self.model(x))
             if torch.allclose(self.logits, said, rtol=1e-2, atol=1e-3 * float(said.abs().max())):
                 return graph
         self.local = False
         with evaluating(self.model):
-            self.logits = _logits(self.model(x))
+            self.logits = first_output(self.model(x))
         return None
 
     def follow(self, layer: str | None, channel: int | None) -> None:
@@ -372,7 +372,7 @@ class _Watch:
 
     def head(self, maps: torch.Tensor) -> torch.Tensor:
         """The model's outputs (N, classes) from its last maps."""
-        return maps if self.graph is None else _logits(self.graph.head(maps))
+        return maps if self.graph is None else first_output(self.graph.head(maps))
 
     def _as_it_is(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The outputs of a net that cannot be taken apart, and the followed layer's maps."""
@@ -381,19 +381,12 @@ class _Watch:
         hook = module.register_forward_hook(lambda module, given, maps: seen.append(maps.clone()))
         try:
             with evaluating(self.model):
-                logits = _logits(self.model(x))
+                logits = first_output(self.model(x))
         finally:
             hook.remove()
         if not seen or seen[-1].ndim != 4:
             raise UserError(f"layer {self.layer!r} gives no maps: choose another one")
         return logits, seen[-1]
-
-
-def _logits(output) -> torch.Tensor:
-    """The first output of a model that returns several."""
-    if isinstance(output, dict):
-        output = next(iter(output.values()))
-    return output[0] if isinstance(output, (tuple, list)) else output
 
 
 def _last_rectifier(model: nn.Module) -> str:

@@ -18,3 +18,10 @@ def probabilities(outputs: torch.Tensor, clean: torch.Tensor | None = None) -> t
     if (clean >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3):
         return outputs
     return outputs.softmax(-1)
+
+
+def first_output(output) -> torch.Tensor:
+    """The first output of a model that returns several."""
+    if isinstance(output, dict):
+        output = next(iter(output.values()))
+    return output[0] if isinstance(output, tuple | list) else output

@@ -200,12 +200,12 @@ def load_scan(
     """The profile's scan, found in `runs/<profile>/scan.safetensors` or made now, by all processes
     of the run together.
     """
-    weights = keys.tensors_hash(model.features.state_dict())
+    weights = keys.tensors_hash(model.state_dict())
     key = keys.key_of(weights, images.fingerprint, list(layers), k, keys.code_key(scan))
 
     def build():
         own = scan(
-            model.features,
+            model,
             images,
             layers,
             k,

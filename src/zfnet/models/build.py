@@ -79,9 +79,10 @@ def outputs(state: dict[str, torch.Tensor], path: Path, name: str) -> int:
     """How many classes the net tells apart whose weights these are; ValueError where the file holds
     no whole net.
     """
-    biases = [key for key in state if key.startswith("classifier.") and key.endswith(".bias")]
+    heads = ("classifier.", "fc.", "heads.", "head.")  # what torchvision's nets call theirs
+    biases = [key for key in state if key.startswith(heads) and key.endswith(".bias")]
     require(biases, f"{path} has no classifier; expected the weights of a whole {name}")
-    return state[max(biases)].numel()
+    return state[biases[-1]].numel()
 
 
 def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ photograph and one net.
     net = load_net("weights/mine.safetensors")  # what `python -m zfnet export` wrote
     net = load_net("my_nets:small")             # small() of my_nets.py, from the current folder
 
-A net of one's own needs `.features`, a flat nn.Sequential, and for classes and occlusion `.avgpool`
-and `.classifier`. It may say what it takes: `.input_size` in pixels (224), `.mean` and `.std` of
-pixels in 0..1 (ImageNet's), and `.classes`, the names of its outputs.
+A net of one's own is any nn.Module that takes images, or a bare one that holds `.features`, and for
+classes `.avgpool` and `.classifier`. It may say what it takes: `.input_size` in pixels (224),
+`.mean` and `.std` of pixels in 0..1 (ImageNet's), and `.classes`, the names of its outputs.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ from torch import nn
 
 from zfnet.data.images import Images, imagenet_statistics
 from zfnet.data.load import load_data, trained_input
+from zfnet.graph.forward import unwrapped
 from zfnet.graph.trace import trace
 from zfnet.models.build import (
     class_names,
@@ -76,16 +77,13 @@ class Net:
     square: OcclusionConfig | None = None
 
     @property
-    def features(self) -> nn.Sequential:
-        return self.model.features
-
-    @property
     def classifies(self) -> bool:
-        """Whether it has what follows the features."""
-        return all(
-            isinstance(getattr(self.model, part, None), nn.Module)
-            for part in ("avgpool", "classifier")
-        )
+        """Whether it gives a number for each class, and not maps."""
+        try:
+            graph = trace(self.model)
+        except Unsupported:  # it runs as it is
+            return True
+        return not graph.nodes[graph.output].spatial
 
     def images(self, pixels, names: list[str] | None = None) -> Images:
         """uint8 (N, 3, size, size), a tensor or `Files`, as a data set of this net's input; its
@@ -135,7 +133,6 @@ def load_net(
         net = _of_profile(Profile(name, name, data=data, model=ModelConfig(name)), weights)
     else:
         net = _torchvision(name, weights)
-    trace(net.features)
     size = input_size or net.size
     require(
         size >= 1 and net.mean.shape[-1] in (1, size),
@@ -243,34 +240,19 @@ def _exported(path: Path, weights: Path | None) -> Net:
 
 
 def _torchvision(name: str, weights: Path | None) -> Net:
-    """One of torchvision's classification nets that is a flat stack, with the input that its
-    published weights expect.
-    """
+    """One of torchvision's classification nets, with the input that its weights expect."""
     from torchvision import models
 
     names = models.list_models(module=models)
     if name not in names:
-        flat = [n for n in names if n.startswith(("alexnet", "vgg"))]
-        known = [*profile_names(), *IMAGENET_NETS, *flat]
+        some = [n for n in names if n.startswith(("alexnet", "vgg", "resnet", "squeezenet"))]
+        known = [*profile_names(), *IMAGENET_NETS, *some, "googlenet"]
         guesses = get_close_matches(name, dict.fromkeys([*known, *names]), n=3)
         hint = f" Did you mean {' or '.join(guesses)}?" if guesses else ""
         raise UserError(
             f"no model {name!r}.{hint} Known: {', '.join(dict.fromkeys(known))}; a .safetensors"
             " file that was exported, a profile's .yaml file, or your own module:factory"
         )
-    with torch.device("meta"):
-        features = getattr(models.get_model(name, weights=None), "features", None)
-    require(
-        isinstance(features, nn.Sequential),
-        f"torchvision's {name} is no flat stack: it has no nn.Sequential `features`; alexnet and"
-        " the vgg nets have",
-        kind=WrongType,
-    )
-    try:
-        for node in trace(features).nodes:
-            node.required()
-    except Unsupported as error:
-        raise Unsupported(f"torchvision's {name} cannot be taken apart: {error}") from error
     published = models.get_model_weights(name).DEFAULT
     if weights:
         state = read_weights(weights)
@@ -326,10 +308,13 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
                 f"{name!r}: {factory}() failed: {type(error).__name__}: {error}"
             ) from error
     require(
-        isinstance(getattr(model, "features", None), nn.Sequential),
-        f"{name!r}: expected an nn.Module with a flat nn.Sequential as .features, got"
-        f" {type(model).__name__}",
+        isinstance(model, nn.Module),
+        f"{name!r}: expected an nn.Module, got {type(model).__name__}",
         kind=WrongType,
+    )
+    require(
+        any(isinstance(module, nn.Conv2d) for module in model.modules()),
+        f"{name!r} holds no Conv2d, so it has no maps to look at",
     )
     if weights:
         put_weights(model, read_weights(weights), weights.name)
@@ -357,7 +342,7 @@ def _check_fit(model: nn.Module, name: str, size: int) -> None:
     """ValueError unless the parts of a net of one's own fit together for this input."""
     x = torch.zeros(1, 3, size, size).to(next(model.parameters()))
     try:
-        model.classifier(torch.flatten(model.avgpool(model.features(x)), 1))
+        unwrapped(model)(x)
     except RuntimeError as error:
         raise UserError(
             f"{name!r} does not take images of 3 x {size} x {size} ({str(error).splitlines()[0]});"
@@ -370,8 +355,8 @@ def _fitting(model: nn.Module, classes: typing.Sequence[str]) -> tuple[str, ...]
     than wrong ones.
     """
     outputs = [
-        module.out_features
-        for module in getattr(model, "classifier", nn.Identity()).modules()
-        if isinstance(module, nn.Linear)
+        module.weight.shape[0]
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
     ]
     return tuple(classes) if outputs and outputs[-1] == len(classes) else ()
