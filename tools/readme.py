@@ -18,8 +18,7 @@ import nbformat
 
 from tools.sections import write_sections
 from zfnet import load_profile, profile_names
-from zfnet.experiments import experiments, notebook_stems
-from zfnet.experiments.results import NONE, Result, Rows
+from zfnet.experiments import NONE, Result, Rows, experiments, notebook_stems
 from zfnet.store import artefacts, provenance
 from zfnet.store.errors import UserError
 from zfnet.store.profiles import ROOT, Profile

@@ -23,8 +23,7 @@ PACKAGE = Path(zfnet.__file__).parent
 TOY = """
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment
-from zfnet.experiments.results import Result, one
+from zfnet.experiments import Experiment, Result, one
 from zfnet.store.schema import Positive
 
 
@@ -170,7 +169,6 @@ def test_declarations_are_light():
         ours = {module for module in modules if module.startswith("zfnet")}
         assert ours <= {
             "zfnet.experiments",
-            "zfnet.experiments.results",
             "zfnet.store.profiles",
             "zfnet.store.schema",
         }

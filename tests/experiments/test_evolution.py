@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.helpers.stubs import forbidden
-from zfnet import Data, Images, build_model, load_profile, paper_layers
+from zfnet import Data, Images, build_model, load_profile, paper_layers, scan
 from zfnet.experiments.evolution import EvolutionConfig
 from zfnet.experiments.evolution import compute as evolution
 from zfnet.experiments.evolution.compute import (
@@ -296,7 +296,7 @@ def test_evolve_finds_the_strongest_training_image_of_every_map(profile, monkeyp
         assert alive[layer.maps].all() and len(layer.maps) == min(2, int(alive.sum()))
         assert layer.projections[-1].tolist() == pytest.approx([1.0] * len(layer.maps))
     # the second time nothing is computed
-    monkeypatch.setattr(evolution, "scan", forbidden(evolution.scan))
+    monkeypatch.setattr("zfnet.methods.top_activations.scan", forbidden(scan))
     again = evolve(profile, history, data)
     assert torch.equal(again.layers[5].value, found.layers[5].value) and torch.equal(
         again.layers[1].responses, found.layers[1].responses

@@ -218,7 +218,7 @@ class Brightness(nn.Module):
 def test_accuracy_from_scratch_is_counted_on_the_test_images(profile, monkeypatch):
     task = prepare_task(profile, data(count=40, classes=4))
     monkeypatch.setattr(
-        "zfnet.experiments.transfer.compute.trained_quietly", lambda own, small: Brightness()
+        "zfnet.training.small_nets.trained_quietly", lambda own, small: Brightness()
     )
     counted = {}
     for name, images in (("val", task.target.val), ("test", task.target.test)):
@@ -251,7 +251,7 @@ def test_the_source_may_be_another_profile(profile, monkeypatch):
         "zfnet.experiments.transfer.compute.load_data",
         lambda found: data(count=8, classes=2, seed=4),
     )
-    monkeypatch.setattr("zfnet.experiments.transfer.compute.trained", lambda found, its: net)
+    monkeypatch.setattr("zfnet.training.run.trained", lambda found, its: net)
     task = prepare_task(
         profile.with_sections(transfer=dataclasses.replace(SMALL, source="other")),
         everything,

@@ -253,9 +253,8 @@ def test_the_cells_show_the_numbers():
         (0, 0),
         "four",
         {(0, 1): ("red", "blue"), (1, 1): "green"},
-        names={(1, 0): "none"},
     )
-    assert texts(figure) == ["1", "\N{MINUS SIGN}2.5", "none", "30", "four"]
+    assert texts(figure) == ["1", "\N{MINUS SIGN}2.5", "0", "30", "four"]
     assert len(axis.patches) == 4 + 3  # frames, two triangles and one whole cell
     plt.close(figure)
 

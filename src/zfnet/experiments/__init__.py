@@ -3,23 +3,37 @@
 
 Adding one is adding its folder and its notebooks; everything else finds it here. Its section of a
 profile is then read (`profile.probes`), its notebooks are among those of every profile, and its
-rows stand in docs/results.md.
+rows stand in docs/results.md: each one number of this project beside the paper's, read from the
+tables in Figures/, so that no number is typed by hand.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 import importlib
+import math
 import os
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zfnet.experiments.results import Result
 from zfnet.store.errors import UserError
 from zfnet.store.profiles import Profile, read_profile
+
+NONE = "–"
+Rows = list[dict[str, str]]  # of a CSV in Figures/
+
+
+@dataclass(frozen=True)
+class Result:
+    """`what` was measured, the `paper`'s number, and how ours is read from the table of `notebook`.
+    `headline`: it stands in the README, too.
+    """
+
+    notebook: str
+    what: str
+    read: Callable[[Rows], str]
+    paper: str = NONE
+    headline: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +52,19 @@ class Experiment:
     config: type | None = None
     check: Callable[[Profile, tuple[str, ...]], None] | None = None
     results: Callable[[], Iterable[Result]] = tuple
+
+
+def measured(mean: float, std: float, unit: str, n: str, sign: str = "") -> str:
+    """ "24.8 ± 0.5 % (28)", without the deviation where a single value has none."""
+    return f"{mean:{sign}.1f}{'' if math.isnan(std) else f' ± {std:.1f}'}{unit} ({n})"
+
+
+def one(rows: Rows, **wanted: str) -> dict[str, str]:
+    """The row that has these values; KeyError where there is none or more than one."""
+    fitting = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    if len(fitting) != 1:
+        raise KeyError(f"{len(fitting)} rows with {wanted}")
+    return fitting[0]
 
 
 @functools.cache
@@ -64,12 +91,10 @@ def load_profile(name: str | os.PathLike) -> Profile:
     """
     own = [each for each in experiments().values() if each.section]
     profile = read_profile(name, {each.section: each.config for each in own})
-    path = Path(name)
-    where = path.name if path.suffix else f"{name}.yaml"
-    for each in own:
-        if each.check:
-            each.check(profile, (where, each.section))
+    where = Path(name).name if Path(name).suffix else f"{name}.yaml"
+    for each in (each for each in own if each.check):
+        each.check(profile, (where, each.section))
     stems = notebook_stems()
     if unknown := [stem for stem in profile.notebooks if stem not in stems]:
         raise UserError(f"{where}: notebooks = {unknown}: choose from {', '.join(stems)}")
-    return dataclasses.replace(profile, notebooks=profile.notebooks or stems)
+    return replace(profile, notebooks=profile.notebooks or stems)

@@ -7,8 +7,6 @@ trained on top of a net.
 Images stand for themselves as (features (n, F) float32, labels (n,)), `Labelled`.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 

@@ -10,8 +10,6 @@ dragged only one question is under way at a time; the newest position waits for 
 ones are dropped, so that a slow net never lags behind the hand.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 

@@ -9,22 +9,19 @@ and its projection; slide a square over the image.
 Everything shown is an attribute, too: those of the explorer's `State`.
 """
 
-from __future__ import annotations
-
+import functools
 import html
 from collections.abc import Callable
 
 import ipywidgets as widgets
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from zfnet.explorer.click_picture import ClickPicture
 from zfnet.explorer.figure import explorer_figure
 from zfnet.explorer.state import State, ready_profiles
-from zfnet.plots.contrast import contrast_scale, to_grey_centred
-from zfnet.plots.panels import mosaic
+from zfnet.plots import drawn, mosaic
 from zfnet.store.errors import UserError
 
 HEADS = {
@@ -59,23 +56,21 @@ class Explorer:
         self._make_widgets(profile)
         self.panel = self._layout()
         self._show()
-        for widget, do in (
-            (self.profile, self._profile_chosen),
-            (self.image, lambda: self.state.choose_image(self.image.value)),
-            (self.upload, self._uploaded),
-            (self.layer, lambda: self.state.choose_layer(self.layer.value)),
-            (self.channel, lambda: self.state.choose_map(self.channel.value)),
-            (self.strongest, lambda: self.state.choose_map(self.strongest.value)),
+        self.profile.observe(self._doing(self._profile_chosen, self._show), "value")
+        self.upload.observe(self._doing(self._uploaded, self._show), "value")
+        # what of the state a widget changes, given its value and those beside it
+        for method, show, *group in (
+            ("choose_image", self._show, self.image),
+            ("choose_layer", self._show, self.layer),
+            ("choose_map", self._show, self.channel),
+            ("choose_map", self._show, self.strongest),
+            ("choose_unit", self._show_unit, self.row, self.col, self.whole_map),
+            ("resize_square", self._show_square, self.size),
+            ("choose_square", self._show_square, self.top, self.left),
         ):
-            widget.observe(self._doing(do, self._show), "value")
-        for widget in (self.row, self.col, self.whole_map):
-            widget.observe(self._doing(self._unit_chosen, self._show_unit), "value")
-        for widget, do in (
-            (self.size, lambda: self.state.resize_square(self.size.value)),
-            (self.top, self._square_chosen),
-            (self.left, self._square_chosen),
-        ):
-            widget.observe(self._doing(do, self._show_square), "value")
+            do = functools.partial(self._chosen, method, group)
+            for widget in group:
+                widget.observe(self._doing(do, show), "value")
         self.sweep.on_click(self._doing(lambda: self.state.sweep(), self._show_square))
         self.pictures["map"].on_point(self._unit_clicked)
         self.pictures["covered"].on_point(self._square_clicked)
@@ -115,11 +110,8 @@ class Explorer:
             file = self.upload.value[-1]
             self.state.open_image(file["name"], bytes(file["content"]))
 
-    def _unit_chosen(self) -> None:
-        self.state.choose_unit(self.row.value, self.col.value, self.whole_map.value)
-
-    def _square_chosen(self) -> None:
-        self.state.choose_square(self.top.value, self.left.value)
+    def _chosen(self, method: str, group: list) -> None:
+        getattr(self.state, method)(*(widget.value for widget in group))
 
     def _unit_clicked(self, row: float, col: float) -> None:
         self.state.choose_unit(int(row), int(col))
@@ -135,27 +127,34 @@ class Explorer:
         """Give every widget the state's value; that starts nothing."""
         state, (rows, cols) = self.state, self.state.map.shape
         room = state.net.size - state.size
-        strongest = [
+        strongest = tuple(
             (f"map {c}: total {float(state.maps[c].sum()):.4g}", c) for c in state.strongest
-        ]
+        )
         self._busy = True
         try:
             self.profile.value = state.profile
-            _bound(self.image, state.image, len(state.images) - 1, 0)
-            if self.layer.options != tuple(state.layers):
-                self.layer.options = tuple(state.layers)
-            self.layer.value = state.layer
-            if self.strongest.options != tuple(strongest):
-                self.strongest.options = tuple(strongest)
-            if state.channel in state.strongest:
-                self.strongest.value = state.channel
-            _bound(self.channel, state.channel, len(state.maps) - 1, 0)
-            _bound(self.row, state.row, rows - 1, 0)
-            _bound(self.col, state.col, cols - 1, 0)
             self.whole_map.value = state.whole
-            _bound(self.size, state.size, state.largest, 1)
-            _bound(self.top, state.top, room, 0)
-            _bound(self.left, state.left, room, 0)
+            for choice, options, value in (
+                (self.layer, tuple(state.layers), state.layer),
+                (self.strongest, strongest, state.channel),
+            ):
+                if choice.options != options:
+                    choice.options = options
+                if choice is self.layer or value in state.strongest:
+                    choice.value = value
+            for widget, value, low, high in (
+                (self.image, state.image, 0, len(state.images) - 1),
+                (self.channel, state.channel, 0, len(state.maps) - 1),
+                (self.row, state.row, 0, rows - 1),
+                (self.col, state.col, 0, cols - 1),
+                (self.size, state.size, 1, state.largest),
+                (self.top, state.top, 0, room),
+                (self.left, state.left, 0, room),
+            ):
+                # in an order that is valid at every step
+                widget.min, widget.max = min(widget.min, low), max(high, widget.max)
+                widget.value = value
+                widget.min, widget.max = low, high
         finally:
             self._busy = False
 
@@ -173,27 +172,22 @@ class Explorer:
         self.pictures["map"].show(
             _grey(state.map, state.map), [(*state.unit, 1, 1)] if state.unit else []
         )
-        projection = to_grey_centred(state.projection, contrast_scale(state.projection))
-        self.pictures["projection"].show(projection, seen)
+        self.pictures["projection"].show(drawn(state.projection), seen)
 
     def _show_square(self) -> None:
         self._set()
         state = self.state
-        frame = [(state.top, state.left, state.size, state.size)]
-        self.pictures["covered"].show(state.covered_rgb, frame)
+        frame = state.top, state.left, state.size, state.size
+        self.pictures["covered"].show(state.covered_rgb, [frame])
         self.pictures["covered_map"].show(_grey(state.covered_map, state.map))
-        self.said.value = self._report()
         for name, top in (("probability", 1.0), ("activity", None)):
             if state.swept is None:
                 self.pictures[name].show(np.ones((8, 8, 3)))
                 continue
             grid = getattr(state.swept, name).numpy()
-            colours = matplotlib.colormaps["jet"](grid / (top or float(grid.max()) or 1.0))
+            colours = plt.get_cmap("jet")(grid / (top or float(grid.max()) or 1.0))
             self.pictures[name].show(colours[..., :3], [(*state.nearest, 1, 1)])
-
-    def _report(self) -> str:
-        """What the square changes, as a table."""
-        state = self.state
+        # what the square changes, as a table
         rows = [
             (state.net.called(c), f"{float(state.clean[c]):.3f}", f"{float(state.covered[c]):.3f}")
             for c in state.classes_shown()
@@ -203,12 +197,12 @@ class Explorer:
             f"<tr><td>{html.escape(name)}</td><td>{before}</td><td>{after}</td></tr>"
             for name, before, after in rows
         )
-        return (
+        self.said.value = (
             f"<table><tr><th></th><th>clean&emsp;</th><th>covered</th></tr>{lines}</table>"
             f"{state.seconds * 1e3:.0f} ms"
         )
 
-    def figure(self) -> Figure:
+    def figure(self) -> plt.Figure:
         """What the panel shows, as a figure that needs no kernel; every position of the square is
         worked out where it has not been yet.
         """
@@ -257,13 +251,12 @@ class Explorer:
 
     def _layout(self) -> widgets.VBox:
         margin = widgets.Layout(margin="0 8px 0 0")
-        shown = {
-            name: widgets.VBox(
+        pictures = [
+            widgets.VBox(
                 [widgets.HTML(f"<small>{text}</small>"), self.pictures[name]], layout=margin
             )
             for name, text in HEADS.items()
-        }
-        pictures = list(shown.values())
+        ]
         return widgets.VBox(
             [
                 widgets.HBox([self.profile, self.image, self.upload]),
@@ -275,14 +268,6 @@ class Explorer:
                 widgets.HBox([self.top, self.left, self.size, self.sweep]),
             ]
         )
-
-
-def _bound(widget, value: int, high: int, low: int) -> None:
-    """Give an integer widget its range and value in an order that is valid at every step."""
-    widget.min = min(widget.min, low)
-    widget.max = max(high, widget.max)
-    widget.value = value
-    widget.min, widget.max = low, high
 
 
 def _grey(maps: torch.Tensor, scale: torch.Tensor) -> np.ndarray:

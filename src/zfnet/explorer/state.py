@@ -12,29 +12,19 @@ Everything is an attribute: `map` (h, w), `projection` (3, S, S) and `top9` of t
 `covered_map` (h, w). They are those of `Deconvnet`, `scan` and the model's forward pass.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import statistics
 import time
 
-import numpy as np
 import torch
 
-from zfnet.data.files import read_image
-from zfnet.data.load import load_data
-from zfnet.graph.trace import paper_layers
-from zfnet.graph.windows import receptive_field
-from zfnet.methods.deconv import Deconvnet
-from zfnet.methods.feature_maps import strongest_channels
-from zfnet.methods.occlusion import LiveOcclusion, Occlusion, occlude
-from zfnet.methods.top_activations import load_scan
+from zfnet.data import files, load
+from zfnet.graph import trace, windows
+from zfnet.methods import deconv, feature_maps, occlusion, top_activations
 from zfnet.models.named import load_net
-from zfnet.plots.contrast import to_rgb
-from zfnet.plots.top9 import top9_tiles
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import profile_names, read_profile
+from zfnet.plots import covered, to_rgb, top9_tiles
+from zfnet.store import errors, profiles
 
 
 def ready_profiles() -> list[str]:
@@ -42,9 +32,9 @@ def ready_profiles() -> list[str]:
     downloaded for them.
     """
     names = []
-    for name in profile_names():
-        with contextlib.suppress(UserError):
-            profile = read_profile(name)
+    for name in profiles.profile_names():
+        with contextlib.suppress(errors.UserError):
+            profile = profiles.read_profile(name)
             if (profile.given_weights or profile.weights_file).is_file():
                 names.append(name)
     return names
@@ -59,7 +49,7 @@ class State:
     UserError, with the cure, where the net or its images are missing.
     """
 
-    swept: Occlusion | None  # every position of the square, once `sweep` was called
+    swept: occlusion.Occlusion | None  # every position of the square, once `sweep` was called
 
     def __init__(
         self,
@@ -69,21 +59,21 @@ class State:
         channel: int | None = None,
         whole: bool = False,
     ):
-        self.net, config = load_net(profile), read_profile(profile)
+        self.net, config = load_net(profile), profiles.read_profile(profile)
         self.profile, self.whole = profile, whole
-        self.images = getattr(load_data(config), config.scan_split)
-        self.layers = paper_layers(self.net.features)
-        names = list(self.layers.values())
-        self.tables = load_scan(config, self.net.model, self.images, names)
-        self.deconvnet = Deconvnet(self.net.features)
+        self.images = getattr(load.load_data(config), config.scan_split)
+        self.layers = trace.paper_layers(self.net.model)
+        self.tables = top_activations.load_scan(
+            config, self.net.model, self.images, list(self.layers.values())
+        )
+        self.deconvnet = deconv.Deconvnet(self.net.model)
         if layer not in self.layers:
-            raise UserError(
+            raise errors.UserError(
                 f"no layer {layer!r}: this net has layers {', '.join(map(str, self.layers))}"
             )
-        name = self.layers[layer]
-        channels = len(self.tables[name].value)
+        name, channels = self.layers[layer], len(self.tables[self.layers[layer]].value)
         if channel is not None and not 0 <= channel < channels:
-            raise UserError(
+            raise errors.UserError(
                 f"no channel {channel} in {name}, which has channels 0 to {channels - 1}"
             )
         self.largest = min(self.net.size, max(1, self.net.size // 2))  # side of the square
@@ -97,29 +87,30 @@ class State:
     def choose_image(self, image: int) -> None:
         """One of the images that the top 9 are searched in; UserError where there is none."""
         if not 0 <= image < len(self.images):
-            raise UserError(
+            raise errors.UserError(
                 f"image {image}: choose 0 to {len(self.images) - 1}, the images that profile"
                 f" {self.profile!r} searches"
             )
-        names = self.images.names
-        title = names[image] if names else f"image {image}"
+        title = self.images.names[image] if self.images.names else f"image {image}"
         self._see(self.images.pictures([image])[0], title)
         self.image = image
 
     def open_image(self, title: str, content: bytes) -> None:
         """A file of the user's own; UserError where it cannot be read."""
         try:
-            pixels = read_image(io.BytesIO(content), self.net.size)
-        except UserError as error:
-            raise UserError(f"{title} is not an image that can be read ({error})") from error
+            pixels = files.read_image(io.BytesIO(content), self.net.size)
+        except errors.UserError as error:
+            raise errors.UserError(f"{title} is not an image that can be read ({error})") from error
         self._see(pixels, title)
 
     def choose_layer(self, layer: int) -> None:
         """A layer by the paper's number, and in it the map with the largest total."""
         self.layer, self.name = layer, self.layers[layer]
-        self.field = receptive_field(self.net.features, self.name, self.net.size)
+        self.field = windows.receptive_field(self.net.model, self.name, self.net.size)
         self.maps = self.deconvnet.activations(self.input[None], self.name)[0].cpu()
-        self.strongest = strongest_channels(self.maps, min(10, len(self.maps))).tolist()
+        self.strongest = feature_maps.strongest_channels(
+            self.maps, min(10, len(self.maps))
+        ).tolist()
         self.choose_map(self.strongest[0])
 
     def choose_map(self, channel: int) -> None:
@@ -147,16 +138,12 @@ class State:
         logits, self.covered_map = self.live.at(top, left, size)
         self.covered = logits.float().softmax(0)
         self.seconds = time.perf_counter() - started
-        self.covered_rgb = self.rgb.copy()
-        mean = np.broadcast_to((self.images.mean / 255).movedim(0, -1).numpy(), self.rgb.shape)
-        where = slice(top, top + size), slice(left, left + size)
-        self.covered_rgb[where] = mean[where]
+        self.covered_rgb = covered(self.rgb, self.images.mean, top, left, size)
 
     def centre_square(self, row: float, col: float) -> None:
         """The square's centre goes to this place, as far as the image reaches."""
-        room = self.net.size - self.size
-        places = (min(max(round(where - self.size / 2), 0), room) for where in (row, col))
-        self.choose_square(*places)
+        places = (max(round(where - self.size / 2), 0) for where in (row, col))
+        self.choose_square(*(min(place, self.net.size - self.size) for place in places))
 
     def resize_square(self, size: int) -> None:
         """The square grows or shrinks around its centre."""
@@ -166,7 +153,7 @@ class State:
 
     def sweep(self) -> None:
         """Slide the square over the whole image, as in Figure 7."""
-        self.swept = occlude(
+        self.swept = occlusion.occlude(
             self.net.model,
             self.input,
             self.target,
@@ -181,7 +168,7 @@ class State:
         device = next(self.net.model.parameters()).device
         self.title, self.rgb = title, to_rgb(pixels)
         self.input = self.images.normalise(pixels.to(device)[None])[0]
-        self.live = LiveOcclusion(self.net.model, self.input)
+        self.live = occlusion.LiveOcclusion(self.net.model, self.input)
         self.clean = self.live.clean_logits.float().softmax(0)
         self.target = int(self.clean.argmax())
         # from the middle of the image on, where photographs have their subject
@@ -198,11 +185,8 @@ class State:
     @property
     def nearest(self) -> tuple[int, int]:
         """Row and column of the sweep's position that is nearest to the square's."""
-        swept = self.swept
-        return tuple(
-            int((starts - own).abs().argmin())
-            for starts, own in ((swept.tops, self.top), (swept.lefts, self.left))
-        )
+        pairs = (self.swept.tops, self.top), (self.swept.lefts, self.left)
+        return tuple(int((starts - own).abs().argmin()) for starts, own in pairs)
 
     def classes_shown(self, count: int = 5) -> list[int]:
         """The most probable classes without the square, and the most probable one with it."""

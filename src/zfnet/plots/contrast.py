@@ -6,8 +6,6 @@ belong together (the nine of a feature map), so that they can be compared. s is 
 of their absolute values, zeros left out; what exceeds it saturates.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 
@@ -28,6 +26,11 @@ def to_grey_centred(values: torch.Tensor, scale: float) -> np.ndarray:
     is 1.
     """
     return (0.5 + 0.5 * (values / scale).clamp(-1, 1)).movedim(-3, -1).cpu().numpy()
+
+
+def drawn(values: torch.Tensor) -> np.ndarray:
+    """Signed values (…, 3, H, W) to RGB (…, H, W, 3) in 0..1, on a scale of their own."""
+    return to_grey_centred(values, contrast_scale(values))
 
 
 def to_rgb(pictures: torch.Tensor) -> np.ndarray:

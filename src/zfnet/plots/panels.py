@@ -4,30 +4,15 @@ Patches are the exact receptive fields, clipped at the image's border; what lies
 stays white.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zfnet.graph.windows import ReceptiveField
-from zfnet.plots.contrast import PERCENTILE, contrast_scale, to_grey_centred, to_rgb
+from zfnet.plots.contrast import PERCENTILE
 
-__all__ = [
-    "CONTRAST",
-    "PERCENTILE",
-    "captioned",
-    "chance_label",
-    "contrast_scale",
-    "crop_field",
-    "field_tile",
-    "mosaic",
-    "to_grey_centred",
-    "to_rgb",
-]
 CONTRAST = (
     f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th"
     " percentile of |value|."
@@ -44,10 +29,8 @@ def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -
     # the box is clipped to the image; the canvas has the size of a whole field, or the image's
     top, left, bottom, right = field.box(row, col)
     rows, cols = min(field.size[0], height), min(field.size[1], width)
-    if field.size[0] >= height:
-        top, bottom = 0, height
-    if field.size[1] >= width:
-        left, right = 0, width
+    top, bottom = (0, height) if rows == height else (top, bottom)
+    left, right = (0, width) if cols == width else (left, right)
     canvas = np.ones((rows, cols, 3), picture.dtype)
     # how far the field reaches beyond the border above and on the left
     down = 0 if rows == height else max(0, -(field.offset[0] + row * field.stride[0]))
@@ -91,7 +74,42 @@ def mosaic(tiles: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarra
     return sheet
 
 
-def chance_label(axis: Axes, x: float, chance: float, ha: str = "left", size: float = 8) -> None:
+def show(
+    axis: plt.Axes,
+    picture: np.ndarray,
+    title: str = "",
+    framed: bool = False,
+    interpolation: str | None = None,
+    **font,
+) -> None:
+    """A picture (H, W, 3) in 0..1 without ticks, with a line around it where `framed`; its title in
+    9 points, unless `font` says otherwise.
+    """
+    axis.imshow(picture, interpolation=interpolation)
+    axis.set(xticks=[], yticks=[], frame_on=framed)
+    axis.set_title(title, **{"fontsize": 9, **font})
+
+
+def chart(axis: plt.Axes, title: str = "", size: float = 10, **settings) -> None:
+    """What an axis of curves or bars says, `settings` as for `Axes.set`, under a title in `size`
+    points; without lines above and on the right.
+    """
+    axis.set(**settings)
+    axis.set_title(title, fontsize=size)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def outline(axis: plt.Axes, box: Sequence[int], **line) -> None:
+    """A frame around the pixels of a box (top, left, bottom, right), half-open, of a picture."""
+    top, left, bottom, right = box
+    # pixels' centres are at whole numbers
+    corner = left - 0.5, top - 0.5
+    axis.add_patch(plt.Rectangle(corner, right - left, bottom - top, fill=False, **line))
+
+
+def chance_label(
+    axis: plt.Axes, x: float, chance: float, ha: str = "left", size: float = 8
+) -> None:
     """The word "chance" at `x`, below the line at `chance` (0..1, on an axis in per cent), or above
     it where the axis is near.
     """
@@ -99,22 +117,14 @@ def chance_label(axis: Axes, x: float, chance: float, ha: str = "left", size: fl
     axis.text(x, 100 * chance + side, "chance", ha=ha, va=va, fontsize=size, color="0.4")
 
 
-def captioned(figure: Figure, title: str, caption: str) -> Figure:
+def captioned(figure: plt.Figure, title: str, caption: str) -> plt.Figure:
     """Title above and caption below all axes, wherever these end; the axes fill the figure."""
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
     figure.canvas.draw()
     box = figure.get_tightbbox().transformed(figure.dpi_scale_trans + figure.transFigure.inverted())
-    inch = 1 / figure.get_figheight()
-    middle = (box.x0 + box.x1) / 2
-    figure.text(middle, box.y1 + 0.12 * inch, title, ha="center", va="bottom", fontsize=12)
-    width = int(figure.get_figwidth() * (box.x1 - box.x0) * 14.5)
-    figure.text(
-        middle,
-        box.y0 - 0.12 * inch,
-        textwrap.fill(caption, width),
-        ha="center",
-        va="top",
-        fontsize=8,
-        color="0.3",
-    )
+    gap, middle = 0.12 * (1 / figure.get_figheight()), (box.x0 + box.x1) / 2
+    figure.text(middle, box.y1 + gap, title, ha="center", va="bottom", fontsize=12)
+    caption = textwrap.fill(caption, int(figure.get_figwidth() * (box.x1 - box.x0) * 14.5))
+    style = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.3"}
+    figure.text(middle, box.y0 - gap, caption, **style)
     return figure

@@ -1,7 +1,5 @@
 """Figures and tables on disk: small, atomic, without time stamps, with their provenance."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

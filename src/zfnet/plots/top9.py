@@ -2,29 +2,17 @@
 one image, whole channels.
 """
 
-from __future__ import annotations
-
 import math
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from zfnet.data.images import Images
 from zfnet.graph.windows import receptive_field
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.top_activations import TopActivations
-from zfnet.plots.panels import (
-    CONTRAST,
-    captioned,
-    contrast_scale,
-    crop_field,
-    field_tile,
-    mosaic,
-    to_grey_centred,
-    to_rgb,
-)
+from zfnet.plots.contrast import drawn, to_rgb
+from zfnet.plots.panels import CONTRAST, captioned, crop_field, field_tile, mosaic, show
 from zfnet.store.errors import UserError
 
 
@@ -46,8 +34,8 @@ def random_maps(top: TopActivations, count: int, seed: int) -> torch.Tensor:
         raise UserError(
             "no map of this layer fires for any of these images: there is nothing to show"
         )
-    chosen = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))[:count]
-    return alive[chosen].sort().values
+    order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))
+    return alive[order[:count]].sort().values
 
 
 def top9_tiles(
@@ -56,33 +44,23 @@ def top9_tiles(
     """For each channel its nine projections and its nine patches, cut to the receptive field: two
     lists of lists of (h, w, 3).
     """
-    field = receptive_field(deconvnet.features, layer, images.size)
+    field = receptive_field(deconvnet.graph, layer, images.size)
     projections, patches = [], []
     for channel in channels.tolist():
         index, row, col = top.image[channel], top.row[channel], top.col[channel]
         found = deconvnet.project_patches(
             images.batch(index), layer, channel, torch.stack([row, col], 1)
         )
-        pictures = to_grey_centred(found.pixels, contrast_scale(found.pixels))
-        sources = to_rgb(images.pictures(index))
-        units = list(zip(row.tolist(), col.tolist(), strict=True))
-        projections.append(
-            [
-                field_tile(p, *where, images.size)
-                for p, *where in zip(
-                    pictures, found.corner.tolist(), found.box.tolist(), strict=True
-                )
-            ]
-        )
-        patches.append(
-            [crop_field(p, field, *unit) for p, unit in zip(sources, units, strict=True)]
-        )
+        places = zip(drawn(found.pixels), found.corner.tolist(), found.box.tolist(), strict=True)
+        projections.append([field_tile(p, *where, images.size) for p, *where in places])
+        units = zip(to_rgb(images.pictures(index)), row.tolist(), col.tolist(), strict=True)
+        patches.append([crop_field(p, field, *unit) for p, *unit in units])
     return projections, patches
 
 
 def top9_figure(
     projections, patches, channels: torch.Tensor, title: str, columns: int = 4
-) -> Figure:
+) -> plt.Figure:
     """Fig. 2: the feature maps' 3x3 projections on the left, the 3x3 image patches that caused them
     on the right; of another number than nine, as square a block as they make.
     """
@@ -99,20 +77,17 @@ def top9_figure(
     for axes, sheet, name in zip(
         halves, sheets, ("projected down to pixels", "image patches"), strict=True
     ):
-        axes.imshow(sheet, interpolation="nearest" if tile < 40 else "antialiased")
+        sharp = "nearest" if tile < 40 else "antialiased"
+        show(axes, sheet, name, interpolation=sharp, fontsize=10, pad=10)
         for i, channel in enumerate(channels.tolist()):
             x, y = i % columns * (wide + gap), i // columns * (high + gap)
             axes.text(x, y - gap * 0.12, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
             # around patches that are white, too
-            axes.add_patch(
-                Rectangle(
-                    (x - 1, y - 1), wide + 1, high + 1, fill=False, edgecolor="0.8", linewidth=0.5
-                )
-            )
-        axes.set_title(name, fontsize=10, pad=10)
-        axes.set_axis_off()
-    caption = (
+            box, line = (x - 1, y - 1), {"edgecolor": "0.8", "linewidth": 0.5}
+            axes.add_patch(plt.Rectangle(box, wide + 1, high + 1, fill=False, **line))
+    return captioned(
+        figure,
+        title,
         f"Numbers are feature maps; each shows its {count} strongest activations, one per image,"
-        " best first; white beyond the image."
+        f" best first; white beyond the image. {CONTRAST}",
     )
-    return captioned(figure, title, f"{caption} {CONTRAST}")

@@ -1,13 +1,9 @@
 """Which layers matter? (section 5.1 and Table 3)"""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment
-from zfnet.experiments.results import Result, Rows, measured, one
+from zfnet.experiments import Experiment, Result, Rows, measured, one
 from zfnet.store.profiles import SmallNetsConfig
 from zfnet.store.schema import BelowOne, Positive
 
@@ -29,8 +25,8 @@ def results() -> Iterator[Result]:
 
     def change(rows: Rows, name: str) -> str:
         row = one(rows, row=name)
-        mean, std = (float(row[column]) for column in ("val_change", "val_change_std"))
-        return measured(mean, std, "", row["seeds"], sign="+")
+        change = float(row["val_change"]), float(row["val_change_std"])
+        return measured(*change, "", row["seeds"], sign="+")
 
     paper = {row.key: row.paper[1] for row in ROWS}
     for what, net, plain in (
@@ -43,7 +39,7 @@ def results() -> Iterator[Result]:
         yield Result(
             STEM,
             f"{what}: change of the validation error, points (seeds; Table 3)",
-            functools.partial(change, name=net),
+            lambda rows, net=net: change(rows, net),
             f"{paper[net] - paper[plain]:+.1f}",
             headline=net == "alexnet-without-3-4-6-7",
         )

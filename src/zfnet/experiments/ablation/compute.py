@@ -12,30 +12,16 @@ see the same small images, at `profile.ablation`'s widths. Errors of training an
 are measured alike: by a forward pass on the centre crop, without dropout, once the net is trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Data
-from zfnet.store import artefacts, keys, provenance
+from zfnet.store import artefacts, keys, profiles, provenance
 from zfnet.store.errors import UserError
-from zfnet.store.profiles import ModelConfig, Profile
-from zfnet.training.evaluation import evaluate
-from zfnet.training.run import weights_key
-from zfnet.training.small_nets import (
-    checked,
-    draw,
-    mean_std,
-    recipe,
-    scaled,
-    smaller,
-    trained_quietly,
-    variant,
-)
+from zfnet.training import evaluation, run, small_nets
 
 PLAIN, WIDE = (96, 256, 384, 384, 256), (96, 256, 512, 1024, 512)
 COLUMNS = ("train", "val", "val_top5", "test")
@@ -54,12 +40,17 @@ class Row:
     fc: tuple[int, ...]
     paper: tuple[float, float, float]
 
-    def model(self, maps: float = 1.0, fc: float = 1.0, dropout: float = 0.5) -> ModelConfig:
+    def model(
+        self, maps: float = 1.0, fc: float = 1.0, dropout: float = 0.5
+    ) -> profiles.ModelConfig:
         """The net with its maps and its hidden units scaled by these factors; layers left out stay
         out.
         """
-        return ModelConfig(
-            name=self.net, maps=scaled(self.maps, maps), fc=scaled(self.fc, fc), dropout=dropout
+        return profiles.ModelConfig(
+            name=self.net,
+            maps=small_nets.scaled(self.maps, maps),
+            fc=small_nets.scaled(self.fc, fc),
+            dropout=dropout,
         )
 
 
@@ -107,7 +98,7 @@ ROWS = (
 )
 
 
-def ablation_data(profile: Profile, data: Data) -> Data:
+def ablation_data(profile: profiles.Profile, data: Data) -> Data:
     """The images that every row is trained on: `profile.ablation.images` of the training images,
     class by class, all of them small.
 
@@ -120,36 +111,35 @@ def ablation_data(profile: Profile, data: Data) -> Data:
             f"profile {profile.name!r} is of a pretrained net, but Table 3 trains its own: choose"
             " one with a `training:` section, such as demo"
         )
-    checked(data, profile)
+    small_nets.checked(data, profile)
     per_class = config.images // len(data.classes)
     if not per_class:
         raise UserError(
             f"ablation.images = {config.images}: fewer than the {len(data.classes)} classes; raise"
             f" it in profile {profile.name!r}"
         )
-    chosen = data.train.subset(draw(data.train.labels, per_class, profile.seed))
-    return smaller(
-        Data(chosen, data.val, data.test, data.classes), config.size, profile.data.normalise
-    )
+    chosen = data.train.subset(small_nets.draw(data.train.labels, per_class, profile.seed))
+    return small_nets.smaller(replace(data, train=chosen), config.size, profile.data.normalise)
 
 
-def row_profile(profile: Profile, small: Data, row: Row, seed: int) -> Profile:
+def row_profile(profile: profiles.Profile, small: Data, row: Row, seed: int) -> profiles.Profile:
     """The derived profile of one row and seed; its files are in
     `runs/<profile>/ablation/<row>-<seed>/`.
     """
     config = profile.ablation
-    model = row.model(config.maps, config.fc, config.dropout)
-    return variant(
+    return small_nets.variant(
         profile,
         f"ablation/{row.key}-{seed}",
         small,
-        model,
-        recipe(config, config.epochs),
+        row.model(config.maps, config.fc, config.dropout),
+        small_nets.recipe(config, config.epochs),
         profile.seed + seed,
     )
 
 
-def ablate(profile: Profile, data: Data, rows: Sequence[Row] = ROWS) -> dict[str, torch.Tensor]:
+def ablate(
+    profile: profiles.Profile, data: Data, rows: Sequence[Row] = ROWS
+) -> dict[str, torch.Tensor]:
     """Errors of every row, {row.key: float64 (seeds, 4)}, columns `COLUMNS`, in 0..1; trains what
     is not there yet.
 
@@ -163,29 +153,25 @@ def ablate(profile: Profile, data: Data, rows: Sequence[Row] = ROWS) -> dict[str
         for seed in range(profile.ablation.seeds)
     ]
     quiet = True if all(own.weights_file.exists() for _, own in runs) else None
-    found: dict[str, list[torch.Tensor]] = {}
-    for row, own in tqdm(runs, desc="Table 3", unit="net", leave=False, disable=quiet):
-        found.setdefault(row.key, []).append(_errors(own, small))
-    return {key: torch.stack(values) for key, values in found.items()}
+    nets = tqdm(runs, desc="Table 3", unit="net", leave=False, disable=quiet)
+    errors = torch.stack([_errors(own, small) for _, own in nets])
+    parts = errors.split(profile.ablation.seeds)
+    return {row.key: part for row, part in zip(rows, parts, strict=True)}
 
 
-def _errors(own: Profile, small: Data) -> torch.Tensor:
+def _errors(own: profiles.Profile, small: Data) -> torch.Tensor:
     """Errors (4,) of one trained net, kept beside its weights."""
 
     def build():
-        model = trained_quietly(own, small)
-        train, val, test = (
-            evaluate(model, split) for split in (small.train, small.val, small.test)
-        )
-        errors = torch.tensor(
-            [1 - train.accuracy, 1 - val.accuracy, 1 - val.top5, 1 - test.accuracy],
-            dtype=torch.float64,
-        )
-        return {"errors": errors}, provenance.record(own, next(model.parameters()).device)
+        model = small_nets.trained_quietly(own, small)
+        splits = (small.train, small.val, small.test)
+        train, val, test = (evaluation.evaluate(model, split) for split in splits)
+        errors = [1 - train.accuracy, 1 - val.accuracy, 1 - val.top5, 1 - test.accuracy]
+        made = provenance.record(own, next(model.parameters()).device)
+        return {"errors": torch.tensor(errors, dtype=torch.float64)}, made
 
-    key = keys.key_of(weights_key(own, small), small.test.fingerprint, keys.code_key(ablate))
-    tensors, _ = artefacts.artefact(own.runs / "errors.safetensors", key, build)
-    return tensors["errors"]
+    key = keys.key_of(run.weights_key(own, small), small.test.fingerprint, keys.code_key(ablate))
+    return artefacts.artefact(own.runs / "errors.safetensors", key, build)[0]["errors"]
 
 
 def changes(
@@ -202,19 +188,12 @@ def changes(
         raise UserError(
             f"column = {column!r}: choose one of {', '.join(choices)}, which Table 3 has"
         )
-    at, plain, found = (
-        choices.index(column),
-        {row.key: row for row in rows if row.key == row.net},
-        {},
-    )
-    for row in rows:
-        if row.key != row.net:
-            mean, std = mean_std(100 * (errors[row.key][:, at] - errors[row.net][:, at]))
-            found[row.key] = (
-                mean.item(),
-                std.item(),
-                round(row.paper[at] - plain[row.net].paper[at], 1),
-            )
+    at, plain = choices.index(column), {row.key: row.paper for row in rows if row.key == row.net}
+    found = {}
+    for row in (row for row in rows if row.key != row.net):
+        gap = small_nets.mean_std(100 * (errors[row.key][:, at] - errors[row.net][:, at]))
+        paper = round(row.paper[at] - plain[row.net][at], 1)
+        found[row.key] = (*(value.item() for value in gap), paper)
     return found
 
 
@@ -227,21 +206,23 @@ def table(errors: dict[str, torch.Tensor], rows: Sequence[Row] = ROWS) -> list[d
     """
     lines, plain = [], rows[0].key
     for row in rows:
-        mean, std = mean_std(100 * errors[row.key])
-        line: dict[str, object] = {"row": row.key, "net": row.net, "change": row.title}
+        own, base = errors[row.key], errors[plain if row.key == row.net else row.net]
+        mean, std = small_nets.mean_std(100 * own)
+        change, spread = small_nets.mean_std(100 * (own - base)[:, COLUMNS.index("val")])
+        numbers = {}
         for i, name in enumerate(COLUMNS):
-            line |= {
-                f"{name}_error": round(mean[i].item(), 2),
-                f"{name}_std": round(std[i].item(), 2),
+            numbers[f"{name}_error"] = round(mean[i].item(), 2)
+            numbers[f"{name}_std"] = round(std[i].item(), 2)
+        lines.append(
+            {
+                "row": row.key,
+                "net": row.net,
+                "change": row.title,
+                **numbers,
+                "val_change": "" if row.key == plain else round(change.item(), 2),
+                "val_change_std": "" if row.key == plain else round(spread.item(), 2),
+                **dict(zip(("paper_train", "paper_val", "paper_val_top5"), row.paper, strict=True)),
+                "seeds": len(own),
             }
-        change = (
-            100
-            * (errors[row.key] - errors[plain if row.key == row.net else row.net])[
-                :, COLUMNS.index("val")
-            ]
         )
-        for name, value in zip(("val_change", "val_change_std"), mean_std(change), strict=True):
-            line[name] = "" if row.key == plain else round(value.item(), 2)
-        line |= dict(zip(("paper_train", "paper_val", "paper_val_top5"), row.paper, strict=True))
-        lines.append({**line, "seeds": len(errors[row.key])})
     return lines

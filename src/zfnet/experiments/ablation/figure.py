@@ -1,16 +1,12 @@
 """Table 3 as a picture: one line per net, the paper's numbers beside ours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from zfnet.experiments.ablation.compute import ROWS, Row, changes
-from zfnet.plots.panels import captioned
+from zfnet.plots import captioned
 from zfnet.training.small_nets import mean_std
 
 OURS, PAPER = "tab:blue", "0.45"
@@ -19,7 +15,7 @@ GAP = 0.5  # between the two nets' rows
 
 def ablation_figure(
     errors: dict[str, torch.Tensor], title: str, note: str = "", rows: Sequence[Row] = ROWS
-) -> Figure:
+) -> plt.Figure:
     """Training and validation error of every row, and what the change does to the latter; `errors`
     as `ablation.ablate` gives them.
 
@@ -34,49 +30,20 @@ def ablation_figure(
     ):
         for row, y in zip(rows, heights, strict=True):
             _line(axis, y, 100 * errors[row.key][:, column], row.paper[column])
-        axis.set(
-            xlabel=name,
-            xlim=(
-                0,
-                1.06
-                * max(
-                    max(row.paper[column] for row in rows),
-                    100 * float(max(e[:, column].max() for e in errors.values())),
-                ),
-            ),
-        )
-    found = changes(errors, "val", rows)
+        most = 100 * float(max(e[:, column].max() for e in errors.values()))
+        axis.set(xlabel=name, xlim=(0, 1.06 * max(most, *(row.paper[column] for row in rows))))
+    found, last = changes(errors, "val", rows), axes[2]
+    beside = {"transform": last.get_yaxis_transform(), "fontsize": 8, "va": "center", "ha": "right"}
+    last.text(1.12, heights[0], "here", color=OURS, **beside)
+    last.text(1.26, heights[0], "paper", color=PAPER, **beside)
     for row, y in zip(rows, heights, strict=True):
         if row.key in found:
-            own = 100 * (errors[row.key][:, 1] - errors[row.net][:, 1])
-            _line(axes[2], y, own, found[row.key][2])
-            for x, number, colour in (
-                (1.12, found[row.key][0], OURS),
-                (1.26, found[row.key][2], PAPER),
-            ):
-                axes[2].text(
-                    x,
-                    y,
-                    f"{number:+.1f}",
-                    transform=axes[2].get_yaxis_transform(),
-                    fontsize=8,
-                    va="center",
-                    ha="right",
-                    color=colour,
-                )
-    axes[2].axvline(0, color="0.6", linewidth=0.8)
-    axes[2].set_xlabel("change of the validation error, percentage points")
-    for x, name, colour in ((1.12, "here", OURS), (1.26, "paper", PAPER)):
-        axes[2].text(
-            x,
-            heights[0],
-            name,
-            transform=axes[2].get_yaxis_transform(),
-            fontsize=8,
-            va="center",
-            ha="right",
-            color=colour,
-        )
+            (ours, _, paper) = found[row.key]
+            _line(last, y, 100 * (errors[row.key][:, 1] - errors[row.net][:, 1]), paper)
+            last.text(1.12, y, f"{ours:+.1f}", color=OURS, **beside)
+            last.text(1.26, y, f"{paper:+.1f}", color=PAPER, **beside)
+    last.axvline(0, color="0.6", linewidth=0.8)
+    last.set_xlabel("change of the validation error, percentage points")
     names = [f"{row.title}  (unchanged)" if row.key == row.net else row.title for row in rows]
     axes[0].set_yticks(heights, names, fontsize=9)
     for label, row in zip(axes[0].get_yticklabels(), rows, strict=True):
@@ -87,7 +54,6 @@ def ablation_figure(
         axis.grid(axis="y", color="0.92", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.tick_params(axis="y", length=0)
-    seeds = len(next(iter(errors.values())))
     handles, names = axes[0].get_legend_handles_labels()
     axes[0].legend(
         [handles[names.index(name)] for name in ("here", "paper")],
@@ -96,16 +62,16 @@ def ablation_figure(
         fontsize=8,
         frameon=False,
     )
-    ours = (
-        f"mean and standard deviation over {seeds} seeds, a dot for each"
-        if seeds > 1
-        else "one net each"
+    seeds = len(next(iter(errors.values())))
+    over = f"mean and standard deviation over {seeds} seeds, a dot for each"
+    caption = (
+        f"Blue: {over if seeds > 1 else 'one net each'}. Diamonds: the paper's, ImageNet, one net"
+        f" each. {note}"
     )
-    caption = f"Blue: {ours}. Diamonds: the paper's, ImageNet, one net each."
-    return captioned(figure, title, f"{caption} {note}".strip())
+    return captioned(figure, title, caption.strip())
 
 
-def _line(axis: Axes, y: float, own: torch.Tensor, paper: float) -> None:
+def _line(axis: plt.Axes, y: float, own: torch.Tensor, paper: float) -> None:
     """One row: a dot per seed, their mean and deviation, the paper's number."""
     mean, std = mean_std(own)
     axis.errorbar(

@@ -1,13 +1,9 @@
 """Correspondence between the parts of objects (section 4.3 and Table 1)."""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment
-from zfnet.experiments.results import NONE, Result, Rows, one
+from zfnet.experiments import NONE, Experiment, Result, Rows, one
 from zfnet.store.profiles import Profile, check_fits
 from zfnet.store.schema import Distinct, Positive
 
@@ -52,7 +48,7 @@ def results() -> Iterator[Result]:
             STEM,
             f"Δ of masking the {part.replace('_', ' ')} over Δ of random masks, layer 5: all"
             " features, those changed in both (groups; Table 1)",
-            functools.partial(delta, masked=part),
+            lambda rows, part=part: delta(rows, part),
             f"{paper[part] / paper[RANDOM]:.2f}",
             headline=part == "left_eye",
         )

@@ -12,14 +12,11 @@ both zero. `ZEROS` names three ways. Unchanged means a change below `TOLERANCE` 
 largest activation, so that rounding, which differs from device to device, has no sign.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from zfnet.data.parts import Parts
 from zfnet.methods.depth import layer_outputs
@@ -67,10 +64,8 @@ class Correspondence:
         """Standard deviation of each row (rows,): over groups; over the pairs inside it where there
         is but one, as in the paper.
         """
-        values = self.delta[layer, zeros]
-        return (
-            values.std(1, correction=0) if values.shape[1] > 1 else self.spread[layer, zeros][:, 0]
-        )
+        values, spread = self.delta[layer, zeros], self.spread[layer, zeros]
+        return values.std(1, correction=0) if values.shape[1] > 1 else spread[:, 0]
 
 
 def mask_out(inputs: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
@@ -94,20 +89,16 @@ def random_boxes(
     """
     found = []
     for number, (parts, where) in enumerate(zip(boxes, objects, strict=True)):
-        top, left, bottom, right = parts[
-            torch.randint(len(parts), (1,), generator=generator)[0]
-        ].tolist()
-        height, width = bottom - top, right - left
-        down, across = (
-            side - length + 1 for side, length in zip(where.shape, (height, width), strict=True)
-        )
+        part = parts[torch.randint(len(parts), (1,), generator=generator)[0]].tolist()
+        height, width = part[2] - part[0], part[3] - part[1]
+        down, across = where.shape[0] - height + 1, where.shape[1] - width + 1
         # top left corners
         places = where[height // 2 : height // 2 + down, width // 2 : width // 2 + across].nonzero()
         if not len(places):
-            cure = "make the parts smaller (`correspondence: size:`, or the boxes file)"
             raise UserError(
                 f"image {number}: no box of {height} x {width} pixels has its centre on the object"
-                f" and fits into the image: {cure}"
+                " and fits into the image: make the parts smaller (`correspondence: size:`, or the"
+                " boxes file)"
             )
         row, col = places[torch.randint(len(places), (1,), generator=generator)[0]].tolist()
         found.append([row, col, row + height, col + width])
@@ -118,10 +109,8 @@ def signs_of_change(clean: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     """sign(clean - masked) of features (N, F): -1, 0 or 1 as int8, 0 where the change is at most
     `TOLERANCE` of the largest of `clean`.
     """
-    change = clean - masked
-    return (
-        torch.where(change.abs() > TOLERANCE * clean.abs().max(), change, 0.0).sign().to(torch.int8)
-    )
+    change, least = clean - masked, TOLERANCE * clean.abs().max()
+    return torch.where(change.abs() > least, change, 0.0).sign().to(torch.int8)
 
 
 def disagreement(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree") -> torch.Tensor:
@@ -154,9 +143,7 @@ def delta(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree") -> tu
         disagreement(first[i], second[j], zeros) + disagreement(first[j], second[i], zeros)
     ) / 2
     pairs = pairs[~pairs.isnan()]
-    if not len(pairs):
-        return math.nan, math.nan
-    return float(pairs.mean()), float(pairs.std(correction=0))
+    return (float(pairs.mean()), float(pairs.std(correction=0))) if len(pairs) else (math.nan,) * 2
 
 
 def disjoint_groups(total: int, size: int, count: int, seed: int) -> torch.Tensor:
@@ -174,7 +161,7 @@ def disjoint_groups(total: int, size: int, count: int, seed: int) -> torch.Tenso
 
 @torch.no_grad()
 def correspond(
-    model: nn.Module,
+    model: torch.nn.Module,
     parts: Parts,
     groups: torch.Tensor,
     layers: Sequence[int | str] = (5, 7),
@@ -221,7 +208,7 @@ def correspond(
 
 
 def _outputs(
-    model: nn.Module, inputs: torch.Tensor, layers: Sequence[int | str], batch_size: int = 64
+    model: torch.nn.Module, inputs: torch.Tensor, layers: Sequence[int | str], batch_size: int = 64
 ) -> dict[int | str, torch.Tensor]:
     """Flat features (N, F) by layer, on the CPU."""
     found = [layer_outputs(model, part, layers) for part in inputs.split(batch_size)]
@@ -233,11 +220,11 @@ def table(found: Correspondence) -> list[dict[str, object]]:
     share of features that change, the paired difference to random with its deviation over groups,
     the share of groups in which it is negative, and the paper's numbers.
     """
-    rows = []
-    control = found.rows.index(RANDOM)
+    rows, control = [], found.rows.index(RANDOM)
     for (layer, zeros), values in found.delta.items():
         for n, row in enumerate(found.rows):
-            paper = PAPER.get(layer, {}).get(row, ("", ""))
+            gap, paper = values[n] - values[control], PAPER.get(layer, {}).get(row, ("", ""))
+            spread, below = gap.std(correction=0), (gap < 0).double().mean()
             rows.append(
                 {
                     "layer": layer,
@@ -248,30 +235,11 @@ def table(found: Correspondence) -> list[dict[str, object]]:
                     "std_pairs": f"{found.spread[layer, zeros][n].mean():.4f}",
                     "groups": values.shape[1],
                     "features_changed": f"{found.changed[layer][n]:.3f}",
-                    **_against(values[n], values[control] if row != RANDOM else None),
+                    "minus_random": f"{gap.mean():.4f}" if row != RANDOM else "",
+                    "std_minus_random": f"{spread:.4f}" if row != RANDOM else "",
+                    "groups_below_random": f"{below:.2f}" if row != RANDOM else "",
                     "paper_delta": paper[0],
                     "paper_std": paper[1],
                 }
             )
     return rows
-
-
-def _against(values: torch.Tensor, control: torch.Tensor | None) -> dict[str, str]:
-    """The columns that compare Delta, group by group, with that of the control; empty where the row
-    is the control.
-    """
-    names = ("minus_random", "std_minus_random", "groups_below_random")
-    if control is None:
-        return dict.fromkeys(names, "")
-    gap = values - control
-    return dict(
-        zip(
-            names,
-            (
-                f"{gap.mean():.4f}",
-                f"{gap.std(correction=0):.4f}",
-                f"{(gap < 0).double().mean():.2f}",
-            ),
-            strict=True,
-        )
-    )

@@ -1,12 +1,7 @@
 """Table 1 as a picture: the masked parts, and beside each how consistently the features change."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from zfnet.data.parts import Parts
 from zfnet.experiments.correspondence.compute import (
@@ -16,7 +11,7 @@ from zfnet.experiments.correspondence.compute import (
     Correspondence,
     mask_out,
 )
-from zfnet.plots.panels import captioned
+from zfnet.plots import captioned, chart, outline, show
 
 # marker, colour, face, label, shift
 OURS = {
@@ -28,7 +23,7 @@ OURS = {
 
 def correspondence_figure(
     parts: Parts, group: torch.Tensor, found: Correspondence, control: Correspondence, title: str
-) -> Figure:
+) -> plt.Figure:
     """One row per kind of mask: the images of `group` as the net sees them, then Delta at layers 5
     and 7 (mean and deviation over groups), then the paper's.
 
@@ -45,48 +40,27 @@ def correspondence_figure(
     boxes = {
         **{name: parts.boxes[group, n] for n, name in enumerate(parts.names)},
         RANDOM: found.random_boxes[0, group],
+        DIFFERENT: parts.boxes[group, torch.arange(count) % len(parts.names)],
     }
-    boxes[DIFFERENT] = torch.stack(
-        [parts.boxes[one, n % len(parts.names)] for n, one in enumerate(group.tolist())]
-    )
     images, inputs = parts.images, parts.images.batch(group)
     for n, row in enumerate(rows):
         pictures = (mask_out(inputs, boxes[row]) * (images.std / images.gain) + images.mean) / 255
-        for k, (picture, (top, left, bottom, right)) in enumerate(
-            zip(pictures.clamp(0, 1), boxes[row].tolist(), strict=True)
-        ):
+        name = row.replace("_", " ").replace(" parts", "\nparts")
+        for k, (picture, box) in enumerate(zip(pictures.clamp(0, 1), boxes[row], strict=True)):
             axis = figure.add_subplot(grid[n, k])
-            axis.imshow(picture.permute(1, 2, 0).numpy())
-            axis.add_patch(
-                Rectangle(
-                    (left - 0.5, top - 0.5),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor="white",
-                    linewidth=1.2,
-                )
-            )
-            axis.set(
-                xticks=[], yticks=[], xlim=(-0.5, images.size - 0.5), ylim=(images.size - 0.5, -0.5)
-            )
-            if k == 0:
-                axis.set_ylabel(row.replace("_", " ").replace(" parts", "\nparts"), fontsize=10)
+            show(axis, picture.permute(1, 2, 0).numpy(), framed=True)
+            outline(axis, box.tolist(), edgecolor="white", linewidth=1.2)
+            axis.set(xlim=(-0.5, images.size - 0.5), ylim=(images.size - 0.5, -0.5))
+            axis.set_ylabel(name if k == 0 else "", fontsize=10)
     trim = space / (2 * (1 + space))
     for k, layer in enumerate((5, 7)):
-        ours, paper = (
-            figure.add_subplot(grid[:, count + 1 + k]),
-            figure.add_subplot(grid[:, count + 4 + k]),
-        )
+        ours, paper = (figure.add_subplot(grid[:, count + place + k]) for place in (1, 4))
         right = 0.55
         for (net, zeros), (marker, colour, face, label, shift) in OURS.items():
             result = control if net == "control" else found
-            mean, deviation = (
-                result.delta[layer, zeros].mean(1).tolist(),
-                result.deviation(layer, zeros).tolist(),
-            )
-            values = dict(zip(rows, zip(mean, deviation, strict=True), strict=True))
-            right = max(right, *mean)
+            mean, deviation = result.delta[layer, zeros].mean(1), result.deviation(layer, zeros)
+            values = dict(zip(rows, torch.stack([mean, deviation], 1).tolist(), strict=True))
+            right = max(right, *mean.tolist())
             _dots(ours, values, rows, marker, colour, face, shift, line=net == "trained")
             ours.plot([], [], marker, color=colour, markerfacecolor=face, label=label)
         ours.axvline(0.5, color="0.5", linewidth=0.8, linestyle=":")
@@ -102,23 +76,15 @@ def correspondence_figure(
                 ha="center",
                 backgroundcolor="white",
             )
-        ours.set(
-            xlim=(0, right + 0.07),
-            xticks=[0, 0.1, 0.2, 0.3, 0.4, 0.5],
-            title=f"layer {layer}, here",
-        )
-        paper.set(xlim=(0.04, 0.13), xticks=[0.05, 0.1], title=f"layer {layer}, paper")
-        for axis in (ours, paper):
-            axis.set(
-                ylim=(len(rows) - 0.5 - trim, -0.5 + trim),
-                yticks=range(len(rows)),
-                yticklabels=[],
-                xlabel="Delta",
-            )
+        for axis, where, limits, ticks in (
+            (ours, "here", (0, right + 0.07), [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+            (paper, "paper", (0.04, 0.13), [0.05, 0.1]),
+        ):
+            chart(axis, f"layer {layer}, {where}", xlabel="Delta", xlim=limits, xticks=ticks)
+            ends = len(rows) - 0.5 - trim, -0.5 + trim
+            axis.set(ylim=ends, yticks=range(len(rows)), yticklabels=[])
             axis.tick_params(labelsize=8, length=2)
-            axis.title.set_size(10)
             axis.grid(axis="y", color="0.9")
-            axis.spines[["top", "right"]].set_visible(False)
         if k == 0:
             ours.legend(
                 fontsize=7.5,
@@ -130,25 +96,24 @@ def correspondence_figure(
                 columnspacing=1,
             )
     groups = next(iter(found.delta.values())).shape[1]
-    shown, over = (
-        (f"one of {groups} disjoint groups of {count}", "the groups")
-        if groups > 1
-        else (f"the {count} images", "pairs of images")
-    )
-    caption = (
+    shown, over = f"one of {groups} disjoint groups of {count}", "the groups"
+    if groups == 1:
+        shown, over = f"the {count} images", "pairs of images"
+    return captioned(
+        figure,
+        title,
         f"Left: {shown}; the outlined box is filled with the mean colour. Right: Delta, the"
         " normalised Hamming distance of the signs of the features' changes; lower is more"
         " consistent. Circles: over all features, 0 a sign of its own; squares: only over features"
         f" that changed in both images. Means and standard deviations over {over} (the paper has"
         f" one group of five and does not say over what); dashed: {RANDOM}, on the object,"
         f" {found.random_boxes.shape[0]} draws a group. 'Different parts' (beyond the paper)"
-        " compares the change by one part with that by another."
+        " compares the change by one part with that by another.",
     )
-    return captioned(figure, title, caption)
 
 
 def _dots(
-    axis: Axes,
+    axis: plt.Axes,
     values: dict[str, tuple[float, float]],
     rows: tuple[str, ...],
     marker: str,

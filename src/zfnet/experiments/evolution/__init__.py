@@ -1,7 +1,5 @@
 """How features evolve during training (section 4 and Figure 4)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from zfnet.experiments import Experiment

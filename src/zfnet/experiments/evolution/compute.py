@@ -14,8 +14,6 @@ image (the last snapshot's strongest), so that a change of source image does not
 the *source image* is already the last one.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,18 +21,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from zfnet.data.images import Data, Images
-from zfnet.graph.trace import paper_layers
-from zfnet.graph.walk import outputs
-from zfnet.methods.deconv import Deconvnet
-from zfnet.methods.top_activations import TopActivations, scan
+from zfnet.graph import trace, walk
+from zfnet.methods import deconv, top_activations
 from zfnet.models.build import build_model
-from zfnet.store import artefacts, keys, provenance
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import Profile
+from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 
 @dataclass(frozen=True)
@@ -65,9 +58,9 @@ class LayerEvolution:
     maps: torch.Tensor
     projections: torch.Tensor
 
-    def top(self, snapshot: int) -> TopActivations:
+    def top(self, snapshot: int) -> top_activations.TopActivations:
         """The strongest activations at one snapshot, tables (channels, 1)."""
-        return TopActivations(
+        return top_activations.TopActivations(
             *(table[snapshot, :, None] for table in (self.value, self.image, self.row, self.col))
         )
 
@@ -76,9 +69,8 @@ class LayerEvolution:
         """Share of the maps that fire at the last snapshot whose source image is already the last
         one's: (S,) in 0..1.
         """
-        alive = self.value[-1] > 0
         same = (self.image == self.image[-1]) & (self.value > 0)
-        return same[:, alive].double().mean(1)
+        return same[:, self.value[-1] > 0].double().mean(1)
 
     @property
     def curves(self) -> dict[str, torch.Tensor]:
@@ -105,7 +97,7 @@ class Evolution:
     probes: int
 
 
-def snapshots(profile: Profile, model: nn.Module, classes: int) -> list[Snapshot]:
+def snapshots(profile: profiles.Profile, model: nn.Module, classes: int) -> list[Snapshot]:
     """The untrained net and the snapshots of its training, in order, on the model's device;
     `classes`: how many the net was trained on.
 
@@ -114,34 +106,30 @@ def snapshots(profile: Profile, model: nn.Module, classes: int) -> list[Snapshot
     with the cure.
     """
     if profile.training is None or profile.model.weights:
-        raise UserError(
+        raise errors.UserError(
             f"profile {profile.name!r} trains nothing, so its features have no history: choose a"
             " profile with a `training:` section and without `weights:`, such as demo"
         )
     if not profile.training.snapshots:
-        raise UserError(
+        raise errors.UserError(
             f"profile {profile.name!r} leaves no snapshots: add `snapshots: [1, 2, 5, 10, 20, 30,"
             " 40, 64]` to its `training:` section"
         )
     device = next(model.parameters()).device
     found = [Snapshot(0, 0.0, build_model(profile, classes).features.to(device))]
-    key = (
-        artefacts.read_meta(profile.weights_file).get("key")
-        if profile.weights_file.is_file()
-        else None
-    )
+    weights = profile.weights_file
+    key = artefacts.read_meta(weights).get("key") if weights.is_file() else None
     for part in sorted(profile.training.snapshots):
         path = profile.snapshot_file(part)
         if key is None or not path.is_file():
-            missing = profile.weights_file if key is None else path
             raise FileNotFoundError(
-                f"no snapshot {part}/64 of the training, {missing} is missing: run `make train"
-                f" PROFILE={profile.name}`"
+                f"no snapshot {part}/64 of the training, {weights if key is None else path} is"
+                f" missing: run `make train PROFILE={profile.name}`"
             )
         tensors, meta = artefacts.load_tensors(path)
         if meta.get("key") != key:
-            raise UserError(
-                f"{path} comes from another training than {profile.weights_file}: run `make train"
+            raise errors.UserError(
+                f"{path} comes from another training than {weights}: run `make train"
                 f" PROFILE={profile.name}`"
             )
         features = copy.deepcopy(model.features)
@@ -177,12 +165,8 @@ def response_similarity(
     result = {}
     for layer, table in sums.items():
         sx, sy, sxx, syy, sxy, n = table.unbind(1)
-        own, other = (
-            (square - total * total / n).clamp_min(0) for square, total in ((sxx, sx), (syy, sy))
-        )
-        flat, flat_last = (
-            spread <= 1e-12 * square for spread, square in ((own, sxx), (other, syy))
-        )
+        own, other = (sxx - sx * sx / n).clamp_min(0), (syy - sy * sy / n).clamp_min(0)
+        flat, flat_last = own <= 1e-12 * sxx, other <= 1e-12 * syy
         r = (sxy - sx * sy / n) / (own * other).sqrt()
         result[layer] = torch.where(flat_last, torch.nan, torch.where(flat, 0.0, r).clamp(-1, 1))
     return result
@@ -192,8 +176,8 @@ def _maps(
     features: nn.Sequential, layers: Sequence[str], x: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """The maps of each layer, (channels, images x positions), from one forward pass."""
-    found = outputs(features, x, layers)
-    return {layer: maps.transpose(0, 1).flatten(1) for layer, maps in found.items()}
+    found = walk.outputs(features, x, layers).items()
+    return {layer: maps.transpose(0, 1).flatten(1) for layer, maps in found}
 
 
 def projection_similarity(
@@ -211,18 +195,10 @@ def projection_similarity(
     """
     parts = []
     for chosen in torch.arange(len(inputs)).split(batch_size):
-        found = [
-            Deconvnet(stack)
-            .project(inputs[chosen], layer, channel[chosen], position[chosen])
-            .flatten(1)
-            .double()
-            for stack in stacks
-        ]
-        parts.append(
-            torch.stack(
-                [F.cosine_similarity(own, found[-1], dim=1, eps=1e-30) for own in found]
-            ).cpu()
-        )
+        units = inputs[chosen], layer, channel[chosen], position[chosen]
+        found = [deconv.Deconvnet(stack).project(*units).flatten(1).double() for stack in stacks]
+        alike = [torch.cosine_similarity(own, found[-1], dim=1, eps=1e-30) for own in found]
+        parts.append(torch.stack(alike).cpu())
     return torch.cat(parts, 1)
 
 
@@ -233,19 +209,16 @@ def settled(epochs: torch.Tensor, curve: torch.Tensor, level: float = 0.9) -> fl
     Both (S,), epochs ascending. ValueError for other shapes.
     """
     if epochs.shape != curve.shape or epochs.ndim != 1:
-        raise UserError(
+        raise errors.UserError(
             f"epochs {tuple(epochs.shape)} and curve {tuple(curve.shape)}: expected two series of"
             " one length"
         )
     below = [i for i, value in enumerate(curve.tolist()) if not value >= level]
-    if not below:
-        return float(epochs[0])
+    if not below or below[-1] == len(curve) - 1:
+        return float("nan") if below else float(epochs[0])
     i = below[-1]
-    if i == len(curve) - 1:
-        return float("nan")
-    return float(
-        epochs[i] + (level - curve[i]) / (curve[i + 1] - curve[i]) * (epochs[i + 1] - epochs[i])
-    )
+    share = (level - curve[i]) / (curve[i + 1] - curve[i])
+    return float(epochs[i] + share * (epochs[i + 1] - epochs[i]))
 
 
 def jumps(
@@ -265,37 +238,30 @@ def jumps(
     return torch.tensor(found[0], dtype=torch.float64), torch.tensor(found[1], dtype=torch.float64)
 
 
-def evolve(profile: Profile, history: Sequence[Snapshot], data: Data) -> Evolution:
+def evolve(profile: profiles.Profile, history: Sequence[Snapshot], data: Data) -> Evolution:
     """What became of the features, found in `runs/<profile>/evolution.safetensors` or made now;
     numbers of images and maps as in `evolution:`.
     """
-    config, layers = profile.evolution, paper_layers(history[-1].features)
-    stacks = [snapshot.features for snapshot in history]
+    config, layers = profile.evolution, trace.paper_layers(history[-1].features)
+    stacks, names = [snapshot.features for snapshot in history], list(layers.values())
     weights = [keys.tensors_hash(stack.state_dict()) for stack in stacks]
-    code = keys.code_key(evolve)
-    key = keys.key_of(
-        weights, layers, data.train.fingerprint, data.val.fingerprint, config, profile.seed, code
-    )
-    searched, probes = (
-        _subset(images, n, profile.seed)
-        for images, n in ((data.train, config.images), (data.val, config.probes))
-    )
+    images = data.train.fingerprint, data.val.fingerprint
+    key = keys.key_of(weights, layers, images, config, profile.seed, keys.code_key(evolve))
+    searched = _subset(data.train, config.images, profile.seed)
+    probes = _subset(data.val, config.probes, profile.seed)
 
     def build():
         images, tensors = data.train.subset(searched), {}
-        tops = [scan(stack, images, list(layers.values()), k=1, progress=True) for stack in stacks]
-        responses = response_similarity(stacks, list(layers.values()), data.val.subset(probes))
-        for name in layers.values():
+        tops = [top_activations.scan(stack, images, names, k=1, progress=True) for stack in stacks]
+        responses = response_similarity(stacks, names, data.val.subset(probes))
+        for name in names:
             value, image, row, col = (
                 torch.stack([getattr(top[name], part)[:, 0] for top in tops])
                 for part in ("value", "image", "row", "col")
             )
             alive = (value[-1] > 0).nonzero().flatten()
             maps = alive[_subset(alive, config.maps, profile.seed)]
-            position = torch.stack([row[-1], col[-1]], 1)[maps]
-            similar = projection_similarity(
-                stacks, name, images.batch(image[-1, maps]), maps, position
-            )
+            position, inputs = torch.stack([row[-1], col[-1]], 1)[maps], image[-1, maps]
             tables = {
                 "value": value,
                 "image": searched[image],
@@ -303,26 +269,22 @@ def evolve(profile: Profile, history: Sequence[Snapshot], data: Data) -> Evoluti
                 "col": col,
                 "responses": responses[name],
                 "maps": maps,
-                "projections": similar,
+                "projections": projection_similarity(
+                    stacks, name, images.batch(inputs), maps, position
+                ),
             }
             tensors |= {f"{name}/{part}": table.contiguous() for part, table in tables.items()}
         return tensors, provenance.record(profile, n=len(searched))
 
     tensors, _ = artefacts.artefact(profile.runs / "evolution.safetensors", key, build)
-    parts = torch.tensor([snapshot.part for snapshot in history])
-    epochs = torch.tensor([snapshot.epochs for snapshot in history], dtype=torch.float64)
-    tables = {
-        name: {
-            key.split("/")[1]: tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"{name}/")
-        }
-        for name in layers.values()
-    }
+    tables = {name: {"name": name} for name in names}
+    for key, tensor in tensors.items():
+        name, part = key.split("/")
+        tables[name][part] = tensor
     return Evolution(
-        parts,
-        epochs,
-        {n: LayerEvolution(name, **tables[name]) for n, name in layers.items()},
+        torch.tensor([snapshot.part for snapshot in history]),
+        torch.tensor([snapshot.epochs for snapshot in history], dtype=torch.float64),
+        {n: LayerEvolution(**tables[name]) for n, name in layers.items()},
         len(searched),
         len(probes),
     )
@@ -330,11 +292,8 @@ def evolve(profile: Profile, history: Sequence[Snapshot], data: Data) -> Evoluti
 
 def _subset(items, count: int | None, seed: int) -> torch.Tensor:
     """A seeded random subset of the indices of `items`, sorted; all of them for None."""
-    return (
-        torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))[:count]
-        .sort()
-        .values
-    )
+    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
 
 
 def evolution_rows(found: Evolution) -> list[dict[str, object]]:
@@ -344,14 +303,12 @@ def evolution_rows(found: Evolution) -> list[dict[str, object]]:
     rows = []
     for number, layer in found.layers.items():
         alive, curves = ~layer.responses[-1].isnan(), layer.curves
-        for s, (part, epochs) in enumerate(
-            zip(found.parts.tolist(), found.epochs.tolist(), strict=True)
-        ):
+        for s, part in enumerate(found.parts.tolist()):
             rows.append(
                 {
                     "layer": number,
                     "part_of_64": part,
-                    "epochs": round(epochs, 3),
+                    "epochs": round(found.epochs[s].item(), 3),
                     "maps": int(alive.sum()),
                     "responses_mean": round(curves["responses"][s].item(), 4),
                     "responses_std": round(layer.responses[s, alive].std().item(), 4),

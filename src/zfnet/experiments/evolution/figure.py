@@ -1,25 +1,15 @@
 """Fig. 4: feature maps through training, and how soon each layer settles."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from zfnet.data.images import Images
 from zfnet.experiments.evolution.compute import Evolution, LayerEvolution, Snapshot, settled
 from zfnet.methods.deconv import Deconvnet
-from zfnet.plots.panels import (
-    PERCENTILE,
-    captioned,
-    contrast_scale,
-    field_tile,
-    mosaic,
-    to_grey_centred,
-)
+from zfnet.plots import PERCENTILE, captioned, chart, drawn, field_tile, mosaic, show
 
 WIDTH = 13.0  # inches
 
@@ -33,22 +23,13 @@ def evolution_tiles(
     `images`: the training images that `layer.image` counts.
     """
     columns = []
-    for s, snapshot in enumerate(history):
-        if not snapshot.part:
-            continue
+    for s, snapshot in [(s, one) for s, one in enumerate(history) if one.part]:
         units = torch.stack([layer.row[s], layer.col[s]], 1)[channels]
         found = Deconvnet(snapshot.features).project_patches(
             images.batch(layer.image[s, channels]), layer.name, channels, units
         )
-        pictures = [to_grey_centred(one, contrast_scale(one)) for one in found.pixels]
-        columns.append(
-            [
-                field_tile(p, *where, images.size)
-                for p, *where in zip(
-                    pictures, found.corner.tolist(), found.box.tolist(), strict=True
-                )
-            ]
-        )
+        places = zip(found.pixels, found.corner.tolist(), found.box.tolist(), strict=True)
+        columns.append([field_tile(drawn(one), *where, images.size) for one, *where in places])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -57,13 +38,12 @@ def evolution_figure(
     channels: dict[int, torch.Tensor],
     found: Evolution,
     title: str,
-) -> Figure:
+) -> plt.Figure:
     """Fig. 4: one block per layer, one row per feature map, one column per snapshot; a bar under a
     cell: its source image is already the last one.
     """
-    numbers = list(tiles)
-    bands = [band for band in (numbers[:3], numbers[3:]) if band]
-    blocks = {number: _block(tiles[number]) for number in numbers}
+    bands = [band for band in (list(tiles)[:3], list(tiles)[3:]) if band]
+    blocks = {number: _block(rows) for number, rows in tiles.items()}
     widths = {number: (WIDTH - 0.42 * len(band)) / len(band) for band in bands for number in band}
     heights = [
         max(widths[n] * blocks[n][0].shape[0] / blocks[n][0].shape[1] for n in band)
@@ -86,22 +66,21 @@ def evolution_figure(
             _draw(
                 axes,
                 *blocks[number],
+                f"layer {number}: map, and its projection after … epochs",
                 chosen.tolist(),
                 found.epochs[shown].tolist(),
                 same[shown].T.tolist(),
             )
-            axes.set_title(
-                f"layer {number}: map, and its projection after … epochs", fontsize=9, pad=16
-            )
         below -= 0.62
-    caption = (
+    return captioned(
+        figure,
+        title,
         f"Each cell projects the strongest activation of a feature map among {found.searched:,}"
         " training images, the same ones at every snapshot. Black bar: the source image is already"
         " the last snapshot's. Mid-grey is 0; one symmetric scale per cell (as the paper enhances"
         f" contrast), its {PERCENTILE}th percentile of |value|: strengths are in the table. An even"
-        " grey cell: the map does not fire then. White lies outside the image."
+        " grey cell: the map does not fire then. White lies outside the image.",
     )
-    return captioned(figure, title, caption)
 
 
 def _block(rows: list[list[np.ndarray]]) -> tuple[np.ndarray, int, int]:
@@ -120,12 +99,13 @@ def _draw(
     sheet: np.ndarray,
     side: int,
     gap: int,
+    title: str,
     channels: list[int],
     epochs: list[float],
     same: list[list[bool]],
 ) -> None:
-    axes.imshow(sheet, interpolation="antialiased")
-    axes.set_anchor("N")
+    show(axes, sheet, title, interpolation="antialiased", pad=16)
+    axes.set(anchor="N", xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
     step = side + gap
     for column, epoch in enumerate(epochs):
         axes.text(
@@ -157,19 +137,16 @@ def _draw(
                 solid_capstyle="butt",
                 clip_on=False,
             )
-    axes.set(xlim=(-0.5, sheet.shape[1] - 0.5), ylim=(sheet.shape[0] - 0.5, -0.5))
-    axes.set_axis_off()
 
 
-def curves_figure(found: Evolution, title: str, level: float = 0.9) -> Figure:
+def curves_figure(found: Evolution, title: str, level: float = 0.9) -> plt.Figure:
     """How close each layer is to what it becomes, by epoch: responses, projections and source
     images; a dot where a curve reaches `level`.
     """
     figure, panels = plt.subplots(
         1, 3, figsize=(WIDTH, 3.9), sharey=True, gridspec_kw={"wspace": 0.07}
     )
-    epochs = found.epochs
-    ends = min(found.layers), max(found.layers)
+    epochs, ends = found.epochs, (min(found.layers), max(found.layers))
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.88, len(found.layers)))
     names = (
         "responses: correlation with the last",
@@ -190,17 +167,16 @@ def curves_figure(found: Evolution, title: str, level: float = 0.9) -> Figure:
             axis.plot(when, level, marker="D", color=colour, markersize=6, markeredgecolor="white")
     for axis, name in zip(panels, names, strict=True):
         axis.axhline(level, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
-        axis.set(xlabel="epoch", ylim=(-0.02, 1.02), xlim=(0, float(epochs[-1])))
-        axis.set_title(name, fontsize=10)
-        axis.spines[["top", "right"]].set_visible(False)
+        chart(axis, name, xlabel="epoch", ylim=(-0.02, 1.02), xlim=(0, float(epochs[-1])))
     panels[0].set_ylabel("similarity to the last snapshot")
     panels[2].legend(frameon=False, loc="lower right")
     first = next(iter(found.layers.values()))
-    caption = (
+    return captioned(
+        figure,
+        title,
         f"Lines: means over all maps of a layer (responses: {found.probes} validation images, all"
         f" positions), over {len(first.maps)} random maps (projections of one and the same unit and"
         f" image), share of all maps ({found.searched:,} training images searched). Bands: the"
         f" middle half of the maps of layers {ends[0]} and {ends[1]}. Diamonds: where a curve"
-        f" reaches {level:g} for good, interpolated between snapshots. Epoch 0: the untrained net."
+        f" reaches {level:g} for good, interpolated between snapshots. Epoch 0: the untrained net.",
     )
-    return captioned(figure, title, caption)

@@ -16,12 +16,9 @@ import torch
 from torch import nn
 
 from zfnet.data.images import Images, batches
-from zfnet.graph.trace import paper_layers
-from zfnet.graph.windows import receptive_field
+from zfnet.graph import trace, windows
 from zfnet.methods.feature_maps import _check_count, feature_maps
-from zfnet.store import artefacts, keys, provenance
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import Profile
+from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 
 def stages(features: nn.Sequential, layer: int) -> list[str]:
@@ -30,26 +27,24 @@ def stages(features: nn.Sequential, layer: int) -> list[str]:
 
     Raises ValueError for a layer that the net does not have.
     """
-    layers = paper_layers(features)
+    layers = trace.paper_layers(features)
     if layer not in layers:
-        raise UserError(f"no layer {layer!r}: this net has layers {', '.join(map(str, layers))}")
-    children = list(features.named_children())
-    names = [name for name, _ in children]
-    convolutions = [i for i, (_, module) in enumerate(children) if isinstance(module, nn.Conv2d)]
+        raise errors.UserError(
+            f"no layer {layer!r}: this net has layers {', '.join(map(str, layers))}"
+        )
+    names, modules = zip(*features.named_children(), strict=True)
+    convolutions = [i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
     relu = names.index(layers[layer])
     first = max(i for i in convolutions if i < relu)
-    end = min((i for i in convolutions if i > relu), default=len(children))
-    return names[first:end]
+    end = min((i for i in convolutions if i > relu), default=len(names))
+    return list(names[first:end])
 
 
 def random_channels(channels: int, count: int, seed: int) -> torch.Tensor:
     """A seeded random subset of 0 … channels - 1, sorted: (count,)."""
     _check_count(count, channels)
-    return (
-        torch.randperm(channels, generator=torch.Generator().manual_seed(seed))[:count]
-        .sort()
-        .values
-    )
+    order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+    return order[:count].sort().values
 
 
 def describe(
@@ -67,11 +62,10 @@ def describe(
     """
     rows = []
     for name, found in maps.items():
-        field = receptive_field(features, name, input_size)
+        field = windows.receptive_field(features, name, input_size)
         for channel in channels:
             values = found[image, channel]
-            row, col = divmod(int(values.flatten().argmax()), values.shape[1])
-            top, left, bottom, right = field.box(row, col)
+            unit = divmod(int(values.flatten().argmax()), values.shape[1])
             rows.append(
                 {
                     "stage": name,
@@ -81,12 +75,8 @@ def describe(
                     "smallest": float(values.min()),
                     "largest": float(values.max()),
                     "total": float(values.sum()),
-                    "row": row,
-                    "col": col,
-                    "top": top,
-                    "left": left,
-                    "bottom": bottom,
-                    "right": right,
+                    **dict(zip(("row", "col"), unit, strict=True)),
+                    **dict(zip(("top", "left", "bottom", "right"), field.box(*unit), strict=True)),
                 }
             )
     return rows
@@ -103,15 +93,13 @@ def extremes(
     for _, images in batches(dataset, batch_size):
         for name, maps in feature_maps(features, images, names).items():
             new = torch.stack([maps.amin((0, 2, 3)), maps.amax((0, 2, 3))], 1)
-            old = found.get(name, new)
-            found[name] = torch.stack(
-                [torch.minimum(old[:, 0], new[:, 0]), torch.maximum(old[:, 1], new[:, 1])], 1
-            )
+            both = torch.stack([found.get(name, new), new])
+            found[name] = torch.stack([both[..., 0].amin(0), both[..., 1].amax(0)], 1)
     return found
 
 
 def run_extremes(
-    profile: Profile, model: nn.Module, images: Images, names: Sequence[str]
+    profile: profiles.Profile, model: nn.Module, images: Images, names: Sequence[str]
 ) -> dict[str, torch.Tensor]:
     """The profile's `extremes`, found in `runs/<profile>/extremes.safetensors` or measured now."""
     weights = keys.tensors_hash(model.features.state_dict())

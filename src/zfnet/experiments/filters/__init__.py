@@ -1,7 +1,5 @@
 """First-layer filters and aliasing (section 4.1 and Figure 6)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -8,27 +8,18 @@ convolution at every pixel followed by sampling, so the share of its full-resolu
 above that frequency is exactly the share that aliases.
 """
 
-from __future__ import annotations
-
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from zfnet.data.images import Data, Images
 from zfnet.graph.trace import paper_layers
-from zfnet.methods.deconv import Deconvnet
-from zfnet.methods.spectrum import _shares, nyquist, projection_shares
-from zfnet.methods.top_activations import TopActivations, load_scan, scan
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import ModelConfig, Profile, TrainingConfig
+from zfnet.methods import deconv, spectrum, top_activations
+from zfnet.store import errors, profiles
 
 DEAD = 0.1  # a filter is dead by weight when its RMS is below this share of the layer's median RMS
-
-
 DOMINATING = 2.0  # and dominates when it is above this many medians
 
 
@@ -59,7 +50,7 @@ def first_convolution(features: nn.Sequential) -> nn.Conv2d:
     for layer in features:
         if isinstance(layer, nn.Conv2d):
             return layer
-    raise UserError("this net has no Conv2d; first-layer filters are those of its first one")
+    raise errors.UserError("this net has no Conv2d; first-layer filters are those of its first one")
 
 
 def filter_rms(weight: torch.Tensor) -> torch.Tensor:
@@ -67,7 +58,9 @@ def filter_rms(weight: torch.Tensor) -> torch.Tensor:
     recipe bounds by 0.1.
     """
     if weight.ndim != 4:
-        raise UserError(f"weight: expected (maps, channels, k, k), got {tuple(weight.shape)}")
+        raise errors.UserError(
+            f"weight: expected (maps, channels, k, k), got {tuple(weight.shape)}"
+        )
     return weight.detach().cpu().double().square().mean((1, 2, 3)).sqrt()
 
 
@@ -80,17 +73,12 @@ def count_filters(weight: torch.Tensor, strongest: torch.Tensor | None = None) -
     """
     rms = filter_rms(weight)
     if strongest is not None and strongest.shape != rms.shape:
-        raise UserError(
+        raise errors.UserError(
             f"strongest: expected one value for each of the {len(rms)} filters, got"
             f" {tuple(strongest.shape)}"
         )
-    median = rms.median()
-    return FilterCounts(
-        rms,
-        rms < DEAD * median,
-        rms > DOMINATING * median,
-        None if strongest is None else strongest.cpu() <= 0,
-    )
+    silent = None if strongest is None else strongest.cpu() <= 0
+    return FilterCounts(rms, rms < DEAD * rms.median(), rms > DOMINATING * rms.median(), silent)
 
 
 @torch.no_grad()
@@ -98,7 +86,9 @@ def full_resolution(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
     """The convolution of images (N, 3, H, W) at every pixel, where the filter lies wholly inside
     the image: stride 1, no padding, no bias.
     """
-    return F.conv2d(images.to(layer.weight), layer.weight, None, 1, 0, layer.dilation, layer.groups)
+    return torch.conv2d(
+        images.to(layer.weight), layer.weight, None, 1, 0, layer.dilation, layer.groups
+    )
 
 
 def map_shares(
@@ -114,7 +104,7 @@ def map_shares(
     The maps are those before the rectification (which works on single values: before or after the
     sampling is the same), at full resolution, each without its mean and under a Hann window.
     """
-    return _shares(
+    return spectrum._shares(
         (full_resolution(layer, images.batch(part)) for part in indices.split(batch_size)),
         limits,
         window=True,
@@ -126,38 +116,38 @@ def noise_shares(layer: nn.Conv2d, limits: Sequence[float], side: int = 64) -> l
     pass. Passing all alike: 1 - 1 / stride^2.
     """
     weight = layer.weight.detach()
-    return _shares(
-        [F.pad(weight, (0, side - weight.shape[-1], 0, side - weight.shape[-2]))],
+    return spectrum._shares(
+        [nn.functional.pad(weight, (0, side - weight.shape[-1], 0, side - weight.shape[-2]))],
         limits,
         window=False,
     )
 
 
 def first_two_layers(
-    profile: Profile, model: nn.Module, images: Images
-) -> dict[int, TopActivations]:
+    profile: profiles.Profile, model: nn.Module, images: Images
+) -> dict[int, top_activations.TopActivations]:
     """The top activations of the rectified first convolution (1) and of the paper's layer 2 (2),
     from the profile's scan.
 
     In VGG, whose layer 1 is a block of two convolutions, the first convolution is scanned by
     itself.
     """
-    names = paper_layers(model.features)
-    found = load_scan(profile, model, images, list(names.values()))
-    first = next(
-        name for name, layer in model.features.named_children() if isinstance(layer, nn.ReLU)
-    )
+    names, children = paper_layers(model.features), model.features.named_children()
+    found = top_activations.load_scan(profile, model, images, list(names.values()))
+    first = next(name for name, layer in children if isinstance(layer, nn.ReLU))
     return {
-        1: found[first] if first in found else scan(model.features, images, first)[first],
+        1: found[first]
+        if first in found
+        else top_activations.scan(model.features, images, first)[first],
         2: found[names[2]],
     }
 
 
 def strongest_projections(
-    deconvnet: Deconvnet,
+    deconvnet: deconv.Deconvnet,
     images: Images,
     layer: str,
-    top: TopActivations,
+    top: top_activations.TopActivations,
     channels: torch.Tensor,
     batch_size: int = 16,
 ) -> torch.Tensor:
@@ -165,11 +155,12 @@ def strongest_projections(
     down to pixels: (len(channels), 3, H, W) on the CPU.
     """
     unit = torch.stack([top.row[:, 0], top.col[:, 0]], 1)
-    found = [
-        deconvnet.project(images.batch(top.image[part, 0]), layer, part, unit[part]).cpu()
-        for part in channels.split(batch_size)
-    ]
-    return torch.cat(found)
+    return torch.cat(
+        [
+            deconvnet.project(images.batch(top.image[part, 0]), layer, part, unit[part]).cpu()
+            for part in channels.split(batch_size)
+        ]
+    )
 
 
 def summary(
@@ -183,7 +174,9 @@ def summary(
     the layer's own stride, of stride 2 and of stride 4.
     """
     stride = layer.stride[0]
-    own, two, four = map_shares(layer, images, indices, [nyquist(step) for step in (stride, 2, 4)])
+    own, two, four = map_shares(
+        layer, images, indices, [spectrum.nyquist(step) for step in (stride, 2, 4)]
+    )
     return {
         "kernel": layer.kernel_size[0],
         "stride": stride,
@@ -197,12 +190,14 @@ def summary(
         "maps folded": round(own, 4),
         "at stride 2": round(two, 4),
         "at stride 4": round(four, 4),
-        "noise folded": round(noise_shares(layer, [nyquist(stride)])[0], 4),
-        "projections above": round(projection_shares(projections, [nyquist(stride)])[0], 4),
+        "noise folded": round(noise_shares(layer, [spectrum.nyquist(stride)])[0], 4),
+        "projections above": round(
+            spectrum.projection_shares(projections, [spectrum.nyquist(stride)])[0], 4
+        ),
     }
 
 
-def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
+def compared(profile: profiles.Profile, data: Data) -> dict[str, tuple[profiles.Profile, Data]]:
     """The nets of Fig. 6 as derived profiles, with their data: ZFNet without the bound on its
     filters, AlexNet, and ZFNet; all trained alike.
 
@@ -212,34 +207,24 @@ def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
     train.
     """
     if profile.training is None:
-        raise UserError(
+        raise errors.UserError(
             f"profile {profile.name!r} is pretrained: there is no training to repeat. Choose one"
             " with a `training:` section, such as demo"
         )
-    config = profile.filters
-    few = (
-        torch.randperm(len(data.train), generator=torch.Generator().manual_seed(profile.seed))[
-            : config.images
-        ]
-        .sort()
-        .values
-    )
-    parts = {
-        "train": _scaled(data.train.subset(few), config.gain),
-        "val": _scaled(data.val, config.gain),
-        "test": _scaled(data.test, config.gain),
-    }
-    data = dataclasses.replace(data, **parts)
-    nets = {}
+    config, nets = profile.filters, {}
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(profile.seed))
+    few = data.train.subset(order[: config.images].sort().values)
+    parts = (replace(images, gain=config.gain) for images in (few, data.val, data.test))
+    data = Data(*parts, data.classes)
     for name, net, rms in (
         ("zfnet-free", "zfnet", None),
         ("alexnet", "alexnet", config.rms),
         ("zfnet", "zfnet", config.rms),
     ):
-        model = ModelConfig(
+        model = profiles.ModelConfig(
             name=net, maps=config.maps, fc=config.fc, dropout=0.0, conv1_scale=config.conv1_scale
         )
-        training = TrainingConfig(
+        training = profiles.TrainingConfig(
             epochs=config.epochs,
             batch_size=config.batch_size,
             lr=config.lr,
@@ -249,20 +234,12 @@ def compared(profile: Profile, data: Data) -> dict[str, tuple[Profile, Data]]:
             flip=profile.training.flip,
             ten_crop=False,
         )
-        inputs = dataclasses.replace(profile.data, gain=config.gain)
-        nets[name] = (
-            dataclasses.replace(
-                profile,
-                name=f"{profile.name}/filters/{name}",
-                data=inputs,
-                model=model,
-                training=training,
-            ),
-            data,
+        own = replace(
+            profile,
+            name=f"{profile.name}/filters/{name}",
+            data=replace(profile.data, gain=config.gain),
+            model=model,
+            training=training,
         )
+        nets[name] = own, data
     return nets
-
-
-def _scaled(images: Images, gain: float) -> Images:
-    """The same images, as input of another scale."""
-    return dataclasses.replace(images, gain=gain)

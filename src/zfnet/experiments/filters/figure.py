@@ -1,39 +1,26 @@
 """First-layer filters, and the second layer's projections (Fig. 6)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from zfnet.experiments.filters.compute import DEAD, DOMINATING, FilterCounts
 from zfnet.graph.windows import ReceptiveField
 from zfnet.methods.top_activations import TopActivations
-from zfnet.plots.panels import (
-    PERCENTILE,
-    captioned,
-    contrast_scale,
-    crop_field,
-    mosaic,
-    to_grey_centred,
-)
+from zfnet.plots import PERCENTILE, captioned, chart, crop_field, drawn, mosaic, show
 
 _COLOURS = ("tab:red", "tab:blue", "tab:green", "tab:purple")
 
 
-def filters_figure(weight: torch.Tensor, title: str, columns: int = 16) -> Figure:
+def filters_figure(weight: torch.Tensor, title: str, columns: int = 16) -> plt.Figure:
     """First-layer filters (maps, 3, k, k) on one symmetric scale, so that dead and dominating
     filters show (Fig. 6 a-c).
     """
-    scale = contrast_scale(weight.detach())
-    sheet = mosaic(list(to_grey_centred(weight.detach(), scale)), columns)
+    sheet = mosaic(list(drawn(weight.detach())), columns)
     figure, axes = plt.subplots(figsize=(8, 8 * sheet.shape[0] / sheet.shape[1]))
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_axis_off()
+    show(axes, sheet, interpolation="nearest")
     return captioned(
         figure,
         title,
@@ -50,8 +37,7 @@ def unit_tiles(
     """
     units = zip(top.row[channels, 0].tolist(), top.col[channels, 0].tolist(), strict=True)
     return [
-        crop_field(to_grey_centred(one, contrast_scale(one)), field, *unit)
-        for one, unit in zip(projections, units, strict=True)
+        crop_field(drawn(one), field, *unit) for one, unit in zip(projections, units, strict=True)
     ]
 
 
@@ -60,7 +46,7 @@ def two_layers_figure(
     projections: dict[str, Sequence[np.ndarray]],
     curves: dict[str, tuple[Sequence[float], Sequence[float], int]],
     title: str,
-) -> Figure:
+) -> plt.Figure:
     """Fig. 6: on top the nets' first-layer filters, below projections of second-layer maps, and at
     the right how much of the first layer's energy folds back.
 
@@ -74,28 +60,30 @@ def two_layers_figure(
     for cell, (name, (weight, counts)) in zip(
         top.subgridspec(1, len(filters), wspace=0.06), filters.items(), strict=False
     ):
-        axes = figure.add_subplot(cell)
-        _filters(axes, weight.detach().cpu(), counts)
-        axes.set_title(f"({next(letters)}) {name}", fontsize=9.5)
+        _filters(
+            figure.add_subplot(cell), weight.detach().cpu(), counts, f"({next(letters)}) {name}"
+        )
     cells = bottom.subgridspec(
         1, len(projections) + 1, wspace=0.06, width_ratios=[*[1] * len(projections), 0.74]
     )
     for cell, (name, tiles) in zip(cells, projections.items(), strict=False):
-        axes = figure.add_subplot(cell)
         columns = -(-len(tiles) // max(1, round(len(tiles) ** 0.5)))
-        axes.imshow(
+        show(
+            figure.add_subplot(cell),
             mosaic(tiles, columns, max(1, tiles[0].shape[0] // 20)),
+            f"({next(letters)}) {name}",
             interpolation="nearest" if tiles[0].shape[0] < 40 else "antialiased",
+            fontsize=9.5,
         )
-        axes.set_axis_off()
-        axes.set_title(f"({next(letters)}) {name}", fontsize=9.5)
     inner = cells[0, len(projections)].subgridspec(1, 2, width_ratios=(0.16, 1))
     _curves(
         figure.add_subplot(inner[1]),
         curves,
         f"({next(letters)}) energy of the layer-1 maps\nabove a frequency",
     )
-    caption = (
+    return captioned(
+        figure,
+        title,
         f"Filters: mid-grey is 0; one symmetric scale per net, the {PERCENTILE}th percentile of"
         f" |weight|. Framed red: dominating, RMS above {DOMINATING:g} medians; blue: dead, RMS"
         f" below {DEAD:g} medians, or never above 0 on these images. Layer 2: the strongest"
@@ -103,27 +91,21 @@ def two_layers_figure(
         " receptive field, white beyond the image; one symmetric scale per map; the percentage is"
         " the share of the projections' energy above the Nyquist frequency of the net's layer-1"
         " stride. Curves: maps before rectification, at every pixel; dots: that frequency"
-        " (triangles: the curve is below). What lies to the right of a dot folds back."
+        " (triangles: the curve is below). What lies to the right of a dot folds back.",
     )
-    return captioned(figure, title, caption)
 
 
-def _filters(axes, weight: torch.Tensor, counts: FilterCounts) -> None:
+def _filters(axes, weight: torch.Tensor, counts: FilterCounts, title: str) -> None:
     """A sheet of filters, framed where they dominate or are dead."""
-    columns = max(1, round((len(weight) * 4 / 3) ** 0.5))
-    sheet = mosaic(list(to_grey_centred(weight, contrast_scale(weight))), columns)
-    side = weight.shape[-1] + 1
-    axes.imshow(sheet, interpolation="nearest")
+    columns, side = max(1, round((len(weight) * 4 / 3) ** 0.5)), weight.shape[-1] + 1
+    sheet = mosaic(list(drawn(weight)), columns)
+    show(axes, sheet, title, interpolation="nearest", fontsize=9.5)
     dead = counts.dead if counts.silent is None else counts.dead | counts.silent
     for colour, marked in (("red", counts.dominating), ("blue", dead)):
         for i in marked.nonzero().flatten().tolist():
-            x, y = i % columns * side - 1, i // columns * side - 1
-            axes.add_patch(
-                Rectangle(
-                    (x, y), side, side, fill=False, edgecolor=colour, linewidth=1.5, clip_on=False
-                )
-            )
-    axes.set_axis_off()
+            corner = i % columns * side - 1, i // columns * side - 1
+            line = {"edgecolor": colour, "linewidth": 1.5, "clip_on": False}
+            axes.add_patch(plt.Rectangle(corner, side, side, fill=False, **line))
 
 
 def _curves(
@@ -137,32 +119,20 @@ def _curves(
         zip(curves.items(), _COLOURS, strict=False)
     ):
         axes.plot(frequencies, shares, color=colour, linewidth=1.4)
-        limit = 1 / (2 * stride)
-        value = float(np.interp(limit, frequencies, shares))
-        below = value < floor
-        axes.plot(
-            limit, max(value, floor), marker="v" if below else "o", color=colour, clip_on=False
-        )
-        label = (
-            f"{name}, stride {stride}:\n{'less than 0.1%' if below else f'{value:.1%}'} folds back"
-        )
+        value = float(np.interp(1 / (2 * stride), frequencies, shares))
+        mark, share = ("v", "less than 0.1%") if value < floor else ("o", f"{value:.1%}")
+        axes.plot(1 / (2 * stride), max(value, floor), marker=mark, color=colour, clip_on=False)
         axes.text(
             0.98,
             0.98 - 0.12 * n,
-            label,
+            f"{name}, stride {stride}:\n{share} folds back",
             ha="right",
             va="top",
             fontsize=8,
             color=colour,
             transform=axes.transAxes,
         )
-    axes.set(
-        xlabel="frequency (cycles per pixel)",
-        ylabel="share above it",
-        xlim=(0, 0.5),
-        yscale="log",
-        ylim=(floor, 1),
-    )
+    scales = {"xlim": (0, 0.5), "yscale": "log", "ylim": (floor, 1)}
+    labels = {"xlabel": "frequency (cycles per pixel)", "ylabel": "share above it"}
+    chart(axes, title, 9.5, **labels, **scales)
     axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title, fontsize=9.5)

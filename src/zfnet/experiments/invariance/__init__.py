@@ -1,7 +1,5 @@
 """Invariance to translation, scale and rotation (section 4 and Figure 5)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from zfnet.experiments import Experiment

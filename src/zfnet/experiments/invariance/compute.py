@@ -12,22 +12,17 @@ view first; beyond it the mean colour of the training data does. Bilinear, 8 bit
 Shifts are whole pixels, so that interpolation does not count as translation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Images
 from zfnet.graph.trace import paper_layers
 from zfnet.methods.depth import last_hidden, layer_outputs
-from zfnet.store import artefacts, keys, provenance
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import Profile
+from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 KINDS = ("translation", "scale", "rotation")
 # order of rotational symmetry of the built-in shapes' outlines (of its stripes, for the zebra
@@ -72,18 +67,16 @@ def amounts(kind: str, size: int) -> torch.Tensor:
     224 and rounded to whole pixels.
     """
     _check(kind)
-    if kind == "translation":
-        return (torch.arange(-60, 61, 5) * size / 224).round().unique().double()
-    return (
-        torch.linspace(1.0, 1.8, 17, dtype=torch.float64)
-        if kind == "scale"
-        else torch.arange(0.0, 360.0, 10.0, dtype=torch.float64)
-    )
+    return {
+        "translation": (torch.arange(-60, 61, 5) * size / 224).round().unique().double(),
+        "scale": torch.linspace(1.0, 1.8, 17, dtype=torch.float64),
+        "rotation": torch.arange(0.0, 360.0, 10.0, dtype=torch.float64),
+    }[kind]
 
 
 def _check(kind: str) -> None:
     if kind not in KINDS:
-        raise UserError(f"kind = {kind!r}: choose one of {', '.join(KINDS)}")
+        raise errors.UserError(f"kind = {kind!r}: choose one of {', '.join(KINDS)}")
 
 
 def transform(
@@ -96,26 +89,23 @@ def transform(
 
     _check(kind)
     if kind == "scale" and not amount > 0:
-        raise UserError(f"scale = {amount}: must be positive")
+        raise errors.UserError(f"scale = {amount}: must be positive")
     top, left = images.corner
-    angle = float(amount) if kind == "rotation" else 0.0
-    shift = [0.0, float(amount) if kind == "translation" else 0.0]
-    fill = images.mean.mean((1, 2)).tolist()
     moved = affine(
         images.pixels[torch.as_tensor(indices)],
-        angle,
-        shift,
-        float(amount) if kind == "scale" else 1.0,
-        [0.0, 0.0],
-        InterpolationMode.BILINEAR,
-        fill,
-        [left + images.size / 2, top + images.size / 2],
+        angle=float(amount) if kind == "rotation" else 0.0,
+        translate=[0.0, float(amount) if kind == "translation" else 0.0],
+        scale=float(amount) if kind == "scale" else 1.0,
+        shear=[0.0, 0.0],
+        interpolation=InterpolationMode.BILINEAR,
+        fill=images.mean.mean((1, 2)).tolist(),
+        center=[left + images.size / 2, top + images.size / 2],
     )
     return moved[:, :, top : top + images.size, left : left + images.size]
 
 
 def hidden(
-    model: nn.Module, inputs: torch.Tensor
+    model: torch.nn.Module, inputs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Layer 1 and layer 7 of images (N, 3, H, W), each rectified and flattened to (N, units), and
     the logits, from one forward pass in eval mode.
@@ -130,7 +120,7 @@ def hidden(
 
 @torch.no_grad()
 def measure(
-    model: nn.Module,
+    model: torch.nn.Module,
     images: Images,
     targets: torch.Tensor,
     kind: str,
@@ -144,7 +134,7 @@ def measure(
     ValueError for another number of them, or one that is not an output of the net.
     """
     if targets.shape != (len(images),):
-        raise UserError(
+        raise errors.UserError(
             f"targets: expected one label for each of the {len(images)} images, got"
             f" {tuple(targets.shape)}"
         )
@@ -159,15 +149,14 @@ def measure(
     ):
         clean = hidden(model, images.normalise(images.pictures(indices).to(device)))
         if (outputs := clean[2].shape[1]) <= int(targets.max()) or int(targets.min()) < 0:
-            raise UserError(
+            raise errors.UserError(
                 f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels"
                 f" from 0 to {outputs - 1}"
             )
         rows = []
         for amount in steps.tolist():
-            moved = hidden(
-                model, images.normalise(transform(images, indices, kind, amount).to(device))
-            )
+            pixels = transform(images, indices, kind, amount).to(device)
+            moved = hidden(model, images.normalise(pixels))
             distances = [
                 torch.linalg.vector_norm(a - b, dim=1).double().cpu()
                 for a, b in zip(moved[:2], clean[:2], strict=True)
@@ -179,33 +168,27 @@ def measure(
 
 
 def run_invariance(
-    profile: Profile, model: nn.Module, images: Images, targets: torch.Tensor
+    profile: profiles.Profile, model: torch.nn.Module, images: Images, targets: torch.Tensor
 ) -> dict[str, Invariance]:
     """All three transformations of these images, found in `runs/<profile>/invariance.safetensors`
     or measured now.
     """
-    code = keys.code_key(measure)
-    key = keys.key_of(
-        keys.tensors_hash(model.state_dict()), images.fingerprint, targets.tolist(), code
-    )
+    weights, code = keys.tensors_hash(model.state_dict()), keys.code_key(measure)
+    names = ("amounts", "layer1", "layer7", "probability")
 
     def build():
-        tensors = {}
-        for kind in KINDS:
-            found = measure(model, images, targets, kind)
-            tensors |= {
-                f"{kind}/{name}": getattr(found, name).contiguous()
-                for name in ("amounts", "layer1", "layer7", "probability")
-            }
+        found = {kind: measure(model, images, targets, kind) for kind in KINDS}
+        tensors = {
+            f"{kind}/{name}": getattr(sweep, name).contiguous()
+            for kind, sweep in found.items()
+            for name in names
+        }
         return tensors, provenance.record(profile, n=len(images))
 
+    key = keys.key_of(weights, images.fingerprint, targets.tolist(), code)
     tensors, _ = artefacts.artefact(profile.runs / "invariance.safetensors", key, build)
     return {
-        kind: Invariance(
-            kind,
-            *(tensors[f"{kind}/{name}"] for name in ("amounts", "layer1", "layer7", "probability")),
-            targets,
-        )
+        kind: Invariance(kind, *(tensors[f"{kind}/{name}"] for name in names), targets)
         for kind in KINDS
     }
 
@@ -242,7 +225,7 @@ def linearity(found: Invariance, layer: int, limit: float) -> torch.Tensor:
 
 def _distances(found: Invariance, layer: int) -> torch.Tensor:
     if layer not in (1, 7):
-        raise UserError(f"layer = {layer}: distances are measured at layers 1 and 7")
+        raise errors.UserError(f"layer = {layer}: distances are measured at layers 1 and 7")
     return found.layer1 if layer == 1 else found.layer7
 
 
@@ -251,7 +234,7 @@ def turned(found: Invariance, angles: Sequence[float]) -> torch.Tensor:
     between those measured: (N, len(angles)).
     """
     if found.kind != "rotation":
-        raise UserError(f"kind = {found.kind!r}: angles belong to a rotation")
+        raise errors.UserError(f"kind = {found.kind!r}: angles belong to a rotation")
     return torch.from_numpy(
         np.stack(
             [
@@ -290,19 +273,11 @@ def rotation_rows(
             "half_way": None,
         }
         if order and order > 1:
-            period = 360 / order
-            row["symmetric"] = (
-                turned(found, [n * period for n in range(1, order)])[own].mean().item()
-            )
-            row["half_way"] = (
-                turned(found, [(n + 0.5) * period for n in range(order)])[own].mean().item()
-            )
-        rows.append(
-            {
-                name: round(value, 4) if isinstance(value, float) else value
-                for name, value in row.items()
-            }
-        )
+            onto = [n * (360 / order) for n in range(1, order)]
+            between = [(n + 0.5) * (360 / order) for n in range(order)]
+            row["symmetric"] = turned(found, onto)[own].mean().item()
+            row["half_way"] = turned(found, between)[own].mean().item()
+        rows.append({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
     return sorted(rows, key=lambda row: -row["mean"])
 
 
@@ -313,7 +288,7 @@ def invariance_rows(found: dict[str, Invariance]) -> list[dict[str, object]]:
     rows = []
     for kind, sweep in found.items():
         for t, amount in enumerate(sweep.amounts.tolist()):
-            row: dict[str, object] = {
+            row = {
                 "transformation": kind,
                 "amount": round(amount, 4),
                 "images": len(sweep.targets),

@@ -1,18 +1,14 @@
 """Fig. 5: images under translation, scale and rotation, and how far their features go."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from zfnet.data.images import Images
 from zfnet.experiments.invariance.compute import Invariance, transform
-from zfnet.plots.panels import captioned, mosaic, to_rgb
+from zfnet.plots import captioned, chart, mosaic, show, to_rgb
 
 AXES = {
     "translation": "vertical translation (pixels, down)",
@@ -29,7 +25,7 @@ def invariance_figure(
     classes: Sequence[str],
     title: str,
     followed: str = "the true label",
-) -> Figure:
+) -> plt.Figure:
     """Fig. 5, one row per transformation: examples, distance at layer 1, distance at layer 7,
     probability of the label that is `followed`.
 
@@ -67,48 +63,38 @@ def invariance_figure(
                 linestyle="--",
                 label=f"mean of {len(values)}",
             )
-            axis.set(xlabel=AXES[kind], xlim=(float(sweep.amounts[0]), float(sweep.amounts[-1])))
-            axis.set_ylim(0, 1.03 if values is sweep.probability else None)
-            axis.set_title(name, fontsize=10)
-            axis.spines[["top", "right"]].set_visible(False)
+            ends = float(sweep.amounts[0]), float(sweep.amounts[-1])
+            high = 1.03 if values is sweep.probability else None
+            chart(axis, name, xlabel=AXES[kind], xlim=ends, ylim=(0, high))
             if kind == "rotation":
                 axis.set_xticks(range(0, 360, 90))
-    handles, labels = axes[0, 3].get_legend_handles_labels()
-    axes[0, 3].legend(
-        handles, labels, fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False
-    )
-    caption = (
+    axes[0, 3].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
+    return captioned(
+        figure,
+        title,
         "Distances are Euclidean, between the features of the original and of the transformed"
         f" image. Coloured: {len(indices)} test images of different classes; dashed: the mean of"
         f" {len(images)} test images. What comes into view at the border is the stored image's"
-        " margin, and beyond it the mean colour of the training images."
+        " margin, and beyond it the mean colour of the training images.",
     )
-    return captioned(figure, title, caption)
 
 
 def _examples(axis, images: Images, indices: list[int], sweep: Invariance, colours) -> None:
     """One row of pictures per image, in its curve's colour, under five amounts spread over the
     range.
     """
-    last = len(sweep.amounts) if sweep.kind == "rotation" else len(sweep.amounts) - 1
-    columns = torch.linspace(0, last, 6 if sweep.kind == "rotation" else 5).round().long()[:5]
-    pictures = torch.stack(
-        [transform(images, indices, sweep.kind, float(sweep.amounts[t])) for t in columns], 1
-    )
+    full = sweep.kind == "rotation"  # the last of six would be the first
+    places = torch.linspace(0, len(sweep.amounts) - 1 + full, 5 + full).round().long()[:5]
+    shown = sweep.amounts[places].tolist()
+    pictures = torch.stack([transform(images, indices, sweep.kind, one) for one in shown], 1)
     side, gap = images.size, max(2, images.size // 16)
-    sheet = mosaic(list(to_rgb(pictures.flatten(0, 1))), len(columns), gap)
-    axis.imshow(np.clip(sheet, 0, 1), interpolation="antialiased")
-    step = side + gap
+    sheet, step = mosaic(list(to_rgb(pictures.flatten(0, 1))), len(shown), gap), side + gap
+    show(axis, np.clip(sheet, 0, 1), sweep.kind, False, "antialiased", fontsize=10, pad=14)
     for i, colour in enumerate(colours):
         axis.add_patch(
-            Rectangle((-3.2 * gap, i * step), 1.6 * gap, side, color=colour, clip_on=False)
+            plt.Rectangle((-3.2 * gap, i * step), 1.6 * gap, side, color=colour, clip_on=False)
         )
-    for n, t in enumerate(columns):
-        amount = (
-            UNITS[sweep.kind].format(float(sweep.amounts[t])).replace("+0 ", "0 ").replace("-", "−")
-        )
-        axis.text(
-            n * step + side / 2, -gap, amount, ha="center", va="bottom", fontsize=7.5, color="0.25"
-        )
-    axis.set_title(sweep.kind, fontsize=10, pad=14)
-    axis.set_axis_off()
+    for n, amount in enumerate(shown):
+        text = UNITS[sweep.kind].format(amount).replace("+0 ", "0 ").replace("-", "−")
+        style = {"ha": "center", "va": "bottom", "fontsize": 7.5, "color": "0.25"}
+        axis.text(n * step + side / 2, -gap, text, **style)

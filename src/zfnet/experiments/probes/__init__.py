@@ -1,13 +1,9 @@
 """What each layer knows: linear classifiers on its features (section 5.3 and Table 7)."""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment
-from zfnet.experiments.results import NONE, Result, Rows, measured, one
+from zfnet.experiments import NONE, Experiment, Result, Rows, measured, one
 from zfnet.store.schema import Distinct, Positive
 
 STEM = "15_probes"
@@ -38,7 +34,7 @@ def results() -> Iterator[Result]:
         yield Result(
             STEM,
             f"SVM on layer {layer} (images a class; paper: 30 of Caltech-101, Table 7)",
-            functools.partial(accuracy, layer=str(layer)),
+            lambda rows, layer=str(layer): accuracy(rows, layer),
             f"{paper:.1f} %",
             headline=layer == 5,
         )

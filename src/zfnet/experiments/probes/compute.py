@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -27,9 +26,7 @@ from zfnet.experiments import linear
 from zfnet.experiments.linear import Labelled
 from zfnet.methods.depth import depths, layer_outputs
 from zfnet.models.build import build_model
-from zfnet.store import artefacts, keys, provenance
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import Profile
+from zfnet.store import artefacts, errors, keys, profiles, provenance
 from zfnet.training.small_nets import mean_std
 
 # values of C to choose from
@@ -82,7 +79,7 @@ def features(
     for _, inputs in batches(images, batch_size):
         for layer, x in layer_outputs(model, inputs, layers).items():
             if x.ndim == 4:
-                x = F.adaptive_avg_pool2d(
+                x = nn.functional.adaptive_avg_pool2d(
                     x, tuple(grid_side(x.shape[1], side, limit) for side in x.shape[2:])
                 )
             found[layer].append(x.flatten(1).float().cpu())
@@ -113,7 +110,7 @@ def probe(
     kind.
     """
     if kind not in GRID:
-        raise UserError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
+        raise errors.UserError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
     turned = zip(coordinates(train[0], val[0], test[0]), (train[1], val[1], test[1]), strict=True)
     train, val, test = turned
     build = {"svm": linear.svm, "softmax": linear.softmax}[kind]
@@ -129,13 +126,10 @@ def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     for label in labels.unique():
         own = (labels == label).nonzero().flatten()
         if len(own) < per_class:
-            cure = (
-                "lower `probes: per_class:` in the profile, or `data: validation:` and `data:"
-                " test:`"
-            )
-            raise UserError(
+            raise errors.UserError(
                 f"class {int(label)} has {len(own)} training images, fewer than the {per_class} of"
-                f" the probes: {cure}"
+                " the probes: lower `probes: per_class:` in the profile, or `data: validation:` and"
+                " `data: test:`"
             )
         rows.append(own[torch.randperm(len(own), generator=generator)[:per_class]])
     return torch.stack(rows)
@@ -145,7 +139,7 @@ def held_out(images: Images, per_class: int, seed: int) -> Images:
     """At most `per_class` random images of every class."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     rank = (
-        F.one_hot(images.labels[order], len(images.classes))
+        nn.functional.one_hot(images.labels[order], len(images.classes))
         .cumsum(0)
         .gather(1, images.labels[order][:, None])
         .flatten()
@@ -153,38 +147,31 @@ def held_out(images: Images, per_class: int, seed: int) -> Images:
     return images.subset(order[rank <= per_class].sort().values)
 
 
-def run_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = True) -> Probes:
+def run_probes(
+    profile: profiles.Profile, model: nn.Module, data: Data, progress: bool = True
+) -> Probes:
     """Table 7 of the profile's net, and of the same net with the random weights it started from: a
     file for each layer in `runs/<profile>/probes/`, made now where it is not there, so that an
     interrupted run goes on.
 
     Raises ValueError where a class has fewer training images than `probes.per_class` asks for.
     """
-    config = profile.probes
+    config, key = profile.probes, _key(profile, model, data)
+    most, seed = max(config.per_class), profile.seed * 1000
+    chosen = [draw(data.train.labels, most, seed + n) for n in range(config.draws)]
+    union, where = torch.stack(chosen).unique(return_inverse=True)
     parts = {
+        "train": data.train.subset(union),
         "val": held_out(data.val, HELD_OUT, profile.seed),
         "test": held_out(data.test, HELD_OUT, profile.seed),
     }
-    chosen = [
-        draw(data.train.labels, max(config.per_class), profile.seed * 1000 + n)
-        for n in range(config.draws)
-    ]
-    union, where = torch.cat([one.flatten() for one in chosen]).unique(return_inverse=True)
-    where = where.view(config.draws, *chosen[0].shape)
-    parts["train"] = data.train.subset(union)
     layers = [layer for layer in depths(model) if layer <= 7]
-    kinds = [("svm", layer) for layer in layers] + [
-        ("softmax", layer) for layer in (5, 7) if layer in layers
-    ]
-    key = _key(profile, model, data)
+    kinds = [("svm", n) for n in layers] + [("softmax", n) for n in (5, 7) if n in layers]
 
     @functools.lru_cache(maxsize=1)
     def taken(name: str) -> dict[str, dict[int, torch.Tensor]]:
-        net = (
-            model
-            if name == NETS[0]
-            else build_model(profile, len(data.classes)).to(next(model.parameters()).device)
-        )
+        net = model if name == NETS[0] else build_model(profile, len(data.classes))
+        net = net.to(next(model.parameters()).device)
         return {
             part: features(net, images, layers, config.features) for part, images in parts.items()
         }
@@ -208,20 +195,18 @@ def run_probes(profile: Profile, model: nn.Module, data: Data, progress: bool = 
     accuracy, penalty, dimensions = {}, {}, {}
     cells = [(name, kind, layer) for name in NETS for kind, layer in kinds]
     for cell in tqdm(cells, desc="probes", leave=False, disable=None if progress else True):
-        name, kind, layer = cell
-        file = profile.runs / "probes" / f"{name.replace(' ', '-')}-{kind}-{layer}.safetensors"
-        tensors, meta = artefacts.artefact(
-            file, keys.key_of(key, config, *cell), functools.partial(build, *cell)
-        )
+        file = f"probes/{cell[0].replace(' ', '-')}-{cell[1]}-{cell[2]}.safetensors"
+        own, make = keys.key_of(key, config, *cell), functools.partial(build, *cell)
+        tensors, meta = artefacts.artefact(profile.runs / file, own, make)
         accuracy[cell], penalty[cell] = tensors["found"].unbind(-1)
-        dimensions[layer] = meta["features"]
+        dimensions[cell[2]] = meta["features"]
     return Probes(
         config.per_class, accuracy, penalty, dimensions, len(parts["val"]), len(parts["test"])
     )
 
 
 def run_grids(
-    profile: Profile,
+    profile: profiles.Profile,
     model: nn.Module,
     data: Data,
     layers: Sequence[int] = (1, 2, 3),
@@ -233,54 +218,32 @@ def run_grids(
 
     Found in `runs/<profile>/probes/` or made now. ValueError as in `run_probes`.
     """
-    config, found = profile.probes, {}
-    train = data.train.subset(
-        draw(data.train.labels, max(config.per_class), profile.seed * 1000).flatten()
-    )
-    parts = [train, held_out(data.val, most, profile.seed), held_out(data.test, most, profile.seed)]
+    config, key, rows = profile.probes, _key(profile, model, data), []
+    chosen = draw(data.train.labels, max(config.per_class), profile.seed * 1000).flatten()
+    held = [held_out(images, most, profile.seed) for images in (data.val, data.test)]
+    parts = [data.train.subset(chosen), *held]
 
     def build(limit: int):
-        taken = [features(model, part, layers, limit) for part in parts]
-        probes = [
-            probe(
-                "svm", *((one[layer], part.labels) for one, part in zip(taken, parts, strict=True))
-            )
-            for layer in layers
-        ]
-        rows = [
-            (layer, taken[0][layer].shape[1], accuracy)
-            for layer, (accuracy, _) in zip(layers, probes, strict=True)
-        ]
+        taken, rows = [features(model, part, layers, limit) for part in parts], []
+        for layer in layers:
+            labelled = ((one[layer], part.labels) for one, part in zip(taken, parts, strict=True))
+            rows.append((layer, taken[0][layer].shape[1], probe("svm", *labelled)[0]))
         return {"rows": torch.tensor(rows, dtype=torch.float64)}, provenance.record(profile)
 
-    for limit in tqdm(
-        (config.features // 16, config.features, config.features * 4),
-        desc="grids",
-        leave=False,
-        disable=None,
-    ):
-        key = keys.key_of(
-            _key(profile, model, data), limit, max(config.per_class), list(layers), most
-        )
-        tensors, _ = artefacts.artefact(
-            profile.runs / "probes" / f"grid-{limit}.safetensors",
-            key,
-            functools.partial(build, limit),
-        )
-        found |= {
-            (int(layer), int(count)): accuracy
-            for layer, count, accuracy in tensors["rows"].tolist()
-        }
+    limits = (config.features // 16, config.features, config.features * 4)
+    for limit in tqdm(limits, desc="grids", leave=False, disable=None):
+        own = keys.key_of(key, limit, max(config.per_class), list(layers), most)
+        file = profile.runs / "probes" / f"grid-{limit}.safetensors"
+        rows += artefacts.artefact(file, own, functools.partial(build, limit))[0]["rows"].tolist()
+    found = {(int(layer), int(count)): accuracy for layer, count, accuracy in rows}
     return dict(sorted(found.items()))
 
 
-def _key(profile: Profile, model: nn.Module, data: Data) -> str:
+def _key(profile: profiles.Profile, model: nn.Module, data: Data) -> str:
     """Of what every probe of a profile rests on."""
-    prints = [getattr(data, part).fingerprint for part in ("train", "val", "test")]
-    code = keys.code_key(probe)
-    return keys.key_of(
-        keys.tensors_hash(model.state_dict()), prints, profile.model, profile.seed, GRID, code
-    )
+    prints = [images.fingerprint for images in (data.train, data.val, data.test)]
+    weights, code = keys.tensors_hash(model.state_dict()), keys.code_key(probe)
+    return keys.key_of(weights, prints, profile.model, profile.seed, GRID, code)
 
 
 def table(found: Probes) -> list[dict[str, object]]:

@@ -1,18 +1,15 @@
 """Table 7 as curves: how well a linear classifier does on each layer's features."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
 from zfnet.experiments.probes.compute import NETS, PAPER, Probes
-from zfnet.plots.panels import captioned, chance_label
+from zfnet.plots import captioned, chance_label, chart
 from zfnet.training.small_nets import mean_std
 
 
 def probes_figure(
     found: Probes, classes: int, title: str, own_accuracy: float | None = None
-) -> Figure:
+) -> plt.Figure:
     """Accuracy by layer, one curve per number of training images: the net, solid, and the same net
     with random weights, dashed; and the paper's curves.
 
@@ -35,32 +32,21 @@ def probes_figure(
                 if (name, kind) == (net, "svm")
             }
             means, stds = zip(*(mean_std(values) for values in curve.values()), strict=True)
-            bars = None if any(std.isnan() for std in stds) else stds
-            face = colour if style == "-" else "white"
             ours.errorbar(
                 list(curve),
                 means,
-                bars,
+                None if any(std.isnan() for std in stds) else stds,
                 fmt=f"o{style}",
                 color=colour,
                 markersize=4,
-                markerfacecolor=face,
+                markerfacecolor=colour if style == "-" else "white",
                 capsize=2,
                 linewidth=1.4,
             )
-            if style == "-":
-                for layer in (
-                    layer
-                    for name, kind, layer in found.accuracy
-                    if (name, kind) == (net, "softmax")
-                ):
-                    ours.plot(
-                        layer + 0.13,
-                        100 * found.accuracy[net, "softmax", layer][n].mean(),
-                        "x",
-                        color=colour,
-                        markersize=6,
-                    )
+            for (name, kind, layer), values in found.accuracy.items():
+                if (name, kind, style) == (net, "softmax", "-"):
+                    mean = 100 * values[n].mean()
+                    ours.plot(layer + 0.13, mean, "x", color=colour, markersize=6)
             ours.annotate(
                 f"{size} a class",
                 (max(curve), means[-1]),
@@ -74,65 +60,41 @@ def probes_figure(
     ours.plot((0.8, last + 0.2), [100 / classes] * 2, color="0.5", linewidth=0.8, linestyle=":")
     chance_label(ours, 0.8, 1 / classes, size=7.5)
     if own_accuracy is not None:
-        ours.plot(
-            (0.8, last + 0.2),
-            [100 * own_accuracy] * 2,
-            color="crimson",
-            linewidth=0.8,
-            linestyle=":",
-        )
-        ours.text(
-            0.8,
-            100 * own_accuracy + 0.6,
-            "the net's own softmax",
-            fontsize=7.5,
-            color="crimson",
-            va="bottom",
-        )
-    for n, (name, colour) in enumerate(
-        (("Caltech-101, 30 a class", "C0"), ("Caltech-256, 60 a class", "C1"))
-    ):
-        layers = PAPER["svm"]
-        paper.plot(
-            list(layers),
-            [layers[layer][n] for layer in layers],
-            "o-",
-            color=colour,
-            markersize=4,
-            linewidth=1.4,
-        )
+        y, ink = 100 * own_accuracy, "crimson"
+        ours.plot((0.8, last + 0.2), [y] * 2, color=ink, linewidth=0.8, linestyle=":")
+        ours.text(0.8, y + 0.6, "the net's own softmax", fontsize=7.5, color=ink, va="bottom")
+    for n, name in enumerate(("Caltech-101, 30 a class", "Caltech-256, 60 a class")):
+        svm, colour = {layer: values[n] for layer, values in PAPER["svm"].items()}, f"C{n}"
+        paper.plot(*zip(*svm.items(), strict=True), "o-", color=colour, markersize=4, linewidth=1.4)
         for layer, values in PAPER["softmax"].items():
             paper.plot(layer + 0.13, values[n], "x", color=colour, markersize=6)
         paper.annotate(
             name,
-            (3.2, layers[3][n]),
+            (3.2, svm[3]),
             (4, -12),
             textcoords="offset points",
             fontsize=8.5,
             color=colour,
         )
-    ours.set(
-        xlim=(0.7, last + 1), ylim=(0, 103), ylabel="accuracy (%), mean over classes", title="here"
-    )
-    paper.set(xlim=(0.7, 7.4), title="the paper (net trained on ImageNet)")
+    ours.set(xlim=(0.7, last + 1), ylim=(0, 103), ylabel="accuracy (%), mean over classes")
+    paper.set_xlim(0.7, 7.4)
     ours.plot([], [], "ko-", markersize=4, label="SVM, trained net")
     ours.plot([], [], "ko--", markersize=4, markerfacecolor="white", label="SVM, random weights")
     ours.plot([], [], "kx", label="softmax, trained net")
     ours.legend(fontsize=8, frameon=False, ncol=3, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
-    for axis in (ours, paper):
-        axis.set(xlabel="layer", xticks=range(1, 8))
-        axis.title.set_size(10)
+    for axis, name in ((ours, "here"), (paper, "the paper (net trained on ImageNet)")):
+        chart(axis, name, xlabel="layer", xticks=range(1, 8))
         axis.grid(axis="y", color="0.92")
-        axis.spines[["top", "right"]].set_visible(False)
     draws = next(iter(found.accuracy.values())).shape[1]
     over = f"mean and standard deviation over {draws} draws" if draws > 1 else "one draw"
-    caption = (
+    return captioned(
+        figure,
+        title,
         f"Here: {over} of the training images; {found.n_test} test images; C chosen on"
         f" {found.n_val} validation images. Features per layer:"
         f" {', '.join(map(str, found.dimensions.values()))} (maps averaged over a grid). The"
-        " paper's Table 7 has no layer 6 and one number of training images."
+        " paper's Table 7 has no layer 6 and one number of training images.",
     )
-    return captioned(figure, title, caption)
 
 
 def _apart(found: Probes, net: str, n: int, least: float = 3.6) -> float:

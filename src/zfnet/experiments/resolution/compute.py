@@ -8,19 +8,14 @@ image are asked what they see now.
     rows = compare(model.features, images, indices, [96, 64, 32, 16], {3: "relu3", 5: "relu5"})
 """
 
-from __future__ import annotations
-
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from zfnet.data.images import Images
-from zfnet.methods.deconv import Deconvnet
-from zfnet.methods.spectrum import energy_above, image_shares
-from zfnet.methods.top_activations import TopActivations, strongest_units
+from zfnet.methods import deconv, spectrum, top_activations
 from zfnet.store.errors import UserError
 
 CIFAR = 32  # pixels a side of CIFAR-10's images
@@ -34,19 +29,11 @@ def reduced(pixels: torch.Tensor, side: int) -> torch.Tensor:
     """
     if side < 1:
         raise UserError(f"side = {side}: images keep at least 1 pixel")
-    if side >= min(pixels.shape[-2:]):
-        return pixels
-    small = _resized(pixels, (side, side))
-    return _resized(small, tuple(pixels.shape[-2:]))
-
-
-def _resized(pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return (
-        F.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
-        .round_()
-        .clamp_(0, 255)
-        .to(torch.uint8)
-    )
+    whole = tuple(pixels.shape[-2:])
+    for size in ((side, side), whole) if side < min(whole) else ():
+        seen = nn.functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
+        pixels = seen.round_().clamp_(0, 255).to(torch.uint8)
+    return pixels
 
 
 def reduced_images(images: Images, side: int) -> Images:
@@ -55,7 +42,7 @@ def reduced_images(images: Images, side: int) -> Images:
     """
     stored = max(1, round(side * images.pixels.shape[-1] / images.size)) if side >= 1 else side
     pixels = torch.cat([reduced(part, stored) for part in images.pixels.split(256)])
-    return dataclasses.replace(images, pixels=pixels)
+    return replace(images, pixels=pixels)
 
 
 def inputs(images: Images, indices: torch.Tensor, side: int) -> torch.Tensor:
@@ -84,66 +71,53 @@ def compare(
     projections, 0 where it no longer fires; `fine`: the share of the projections' energy above what
     32 pixels a side can hold.
     """
-    deconvnet, rows = Deconvnet(features), []
+    deconvnet, rows = deconv.Deconvnet(features), []
     for number, layer in layers.items():
         whole = inputs(images, indices, images.size)
-        channel, position = strongest_units(features, whole, layer)
-        first = deconvnet.project(whole, layer, channel, position)
-        strength = _values(deconvnet, whole, layer, channel, position)
+        unit = channel, position = top_activations.strongest_units(features, whole, layer)
+        place = torch.arange(len(whole)), channel, *position.unbind(1)
+        first = deconvnet.project(whole, layer, *unit).flatten(1)
+        strength = deconvnet.activations(whole, layer)[place].cpu()
         for side in sides:
             seen = inputs(images, indices, side)
-            found = deconvnet.project(seen, layer, channel, position)
-            above, total = energy_above(found, [fine(images.size)])
-            row = {
-                "activation": (
-                    (_values(deconvnet, seen, layer, channel, position) / strength).mean()
-                ),
-                "alike": F.cosine_similarity(found.flatten(1), first.flatten(1)).mean(),
-                "fine": above[0] / total,
-            }
+            found, maps = deconvnet.project(seen, layer, *unit), deconvnet.activations(seen, layer)
+            above, total = spectrum.energy_above(found, [fine(images.size)])
             rows.append(
                 {
                     "layer": number,
                     "side": side,
-                    **{name: float(value) for name, value in row.items()},
+                    "activation": float((maps[place].cpu() / strength).mean()),
+                    "alike": float(torch.cosine_similarity(found.flatten(1), first).mean()),
+                    "fine": float(above[0] / total),
                 }
             )
     return rows
 
 
-def _values(
-    deconvnet: Deconvnet,
-    batch: torch.Tensor,
-    layer: str,
-    channel: torch.Tensor,
-    position: torch.Tensor,
-) -> torch.Tensor:
-    maps = deconvnet.activations(batch, layer)
-    return maps[torch.arange(len(maps)), channel, position[:, 0], position[:, 1]].cpu()
-
-
-def in_all(found: Sequence[TopActivations]) -> TopActivations:
+def in_all(found: Sequence[top_activations.TopActivations]) -> top_activations.TopActivations:
     """The first of one layer's scans of several data sets, with the smallest value of all at each
     place: what fires in it fires in all of them.
     """
-    return dataclasses.replace(found[0], value=torch.stack([top.value for top in found]).amin(0))
+    return replace(found[0], value=torch.stack([top.value for top in found]).amin(0))
 
 
 def fine_shares(
-    features: nn.Sequential, images: Images, layer: str, top: TopActivations, channels: torch.Tensor
+    features: nn.Sequential,
+    images: Images,
+    layer: str,
+    top: top_activations.TopActivations,
+    channels: torch.Tensor,
 ) -> tuple[float, float]:
     """The share of energy above what 32 pixels a side can hold: in the nine top images of these
     maps, and in their projections.
     """
-    limits, deconvnet = [fine(images.size)], Deconvnet(features)
+    limits, deconvnet = [fine(images.size)], deconv.Deconvnet(features)
     above = total = 0.0
     for channel in channels.tolist():
-        found = deconvnet.project(
-            images.batch(top.image[channel]),
-            layer,
-            channel,
-            torch.stack([top.row[channel], top.col[channel]], 1),
-        )
-        more, everything = energy_above(found, limits)
+        position = torch.stack([top.row[channel], top.col[channel]], 1)
+        found = deconvnet.project(images.batch(top.image[channel]), layer, channel, position)
+        more, everything = spectrum.energy_above(found, limits)
         above, total = above + float(more[0]), total + float(everything)
-    return image_shares(images, top.image[channels].flatten().unique(), limits)[0], above / total
+    return spectrum.image_shares(images, top.image[channels].flatten().unique(), limits)[
+        0
+    ], above / total

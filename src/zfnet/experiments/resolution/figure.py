@@ -1,21 +1,16 @@
 """Projections of images of few pixels and of many, side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from zfnet.plots.contrast import contrast_scale, to_grey_centred, to_rgb
-from zfnet.plots.panels import CONTRAST, captioned, mosaic
+from zfnet.plots import CONTRAST, captioned, drawn, mosaic, show, to_rgb
 
 
 def beside_figure(
     sheets: Mapping[str, Mapping[int, tuple[list, list, torch.Tensor]]], title: str
-) -> Figure:
+) -> plt.Figure:
     """Fig. 2 of several data sets side by side: a column each, a row for each layer; above the nine
     projections of a map, below the nine patches.
 
@@ -35,26 +30,18 @@ def beside_figure(
             side = projections[0][0].shape[0]
             blocks = [mosaic(block, 3, max(1, side // 40)) for block in (*projections, *patches)]
             gap = max(3, blocks[0].shape[0] // 14)
-            axis.imshow(
-                mosaic(blocks, len(projections), gap),
-                interpolation="nearest" if side < 40 else "antialiased",
-            )
+            sharp, name = "nearest" if side < 40 else "antialiased", f"{heading}: layer {layer}"
+            sheet = mosaic(blocks, len(projections), gap)
+            show(axis, sheet, name, interpolation=sharp, fontsize=10, pad=10)
             for n, channel in enumerate(channels.tolist()):
-                axis.text(
-                    n * (blocks[0].shape[1] + gap),
-                    -gap * 0.15,
-                    f"{channel}",
-                    fontsize=6.5,
-                    color="0.35",
-                    va="bottom",
-                )
-            axis.set_title(f"{heading}: layer {layer}", fontsize=10, pad=10)
-            axis.set_axis_off()
-    caption = (
+                x, y = n * (blocks[0].shape[1] + gap), -gap * 0.15
+                axis.text(x, y, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
+    return captioned(
+        figure,
+        title,
         "Numbers are feature maps; above their nine projections, below the patches that caused"
-        " them, best first; white beyond the image."
+        f" them, best first; white beyond the image. {CONTRAST}",
     )
-    return captioned(figure, title, f"{caption} {CONTRAST}")
 
 
 def reduced_figure(
@@ -63,7 +50,7 @@ def reduced_figure(
     sides: Sequence[int],
     rows: Sequence[dict],
     title: str,
-) -> Figure:
+) -> plt.Figure:
     """One image at several resolutions, what its strongest unit of each layer projects there, and
     how that goes on average.
 
@@ -73,21 +60,13 @@ def reduced_figure(
     figure = plt.figure(figsize=(13, 1.75 * (len(projections) + 1)))
     panels, curves = figure.add_gridspec(1, 2, width_ratios=(1.7, 1), wspace=0.16)
     grid = panels.subgridspec(len(projections) + 1, len(sides), wspace=0.05, hspace=0.08)
-    drawn = {"image": to_rgb(torch.stack(list(pictures)))}
-    for layer, found in projections.items():
-        drawn[f"layer {layer}"] = to_grey_centred(
-            torch.stack(list(found)), contrast_scale(torch.stack(list(found)))
-        )
-    for i, (name, row) in enumerate(drawn.items()):
+    shown = {"image": to_rgb(torch.stack(list(pictures)))}
+    shown |= {f"layer {n}": drawn(torch.stack(list(found))) for n, found in projections.items()}
+    for i, (name, row) in enumerate(shown.items()):
         for j, (picture, side) in enumerate(zip(row, sides, strict=True)):
-            axis = figure.add_subplot(grid[i, j])
-            axis.imshow(np.asarray(picture), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if i == 0:
-                axis.set_title(f"{side} x {side} pixels", fontsize=9)
-            if j == 0:
-                axis.set_ylabel(name, fontsize=9)
+            axis, head = figure.add_subplot(grid[i, j]), f"{side} x {side} pixels"
+            show(axis, picture, head if i == 0 else "", interpolation="nearest")
+            axis.set_ylabel(name if j == 0 else "", fontsize=9)
     stacked = curves.subgridspec(3, 1, hspace=0.35)
     for n, (name, label) in enumerate(
         (
@@ -114,11 +93,11 @@ def reduced_figure(
         axis.grid(alpha=0.3)
         if n == 0:
             axis.legend(fontsize=8, loc="lower right")
-        if n == 2:
-            axis.set_xlabel("pixels a side that the image keeps", fontsize=9)
-    caption = (
+    axis.set_xlabel("pixels a side that the image keeps", fontsize=9)
+    return captioned(
+        figure,
+        title,
         "Each row: the projection of the unit that is strongest on the whole image, cut to its"
         " receptive field, the same unit at every resolution; mid-grey is 0, one symmetric scale a"
-        " row. Curves: means over the test images drawn."
+        " row. Curves: means over the test images drawn.",
     )
-    return captioned(figure, title, caption)

@@ -18,27 +18,19 @@ No similarity means anything without its controls: pictures of the trained net t
 another image, gave; and the image's own edges, which no net has drawn.
 """
 
-from __future__ import annotations
-
 import copy
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
 
 from zfnet.data.images import Images
 from zfnet.experiments.sanity_checks.likeness import edges, same_place, similarity
-from zfnet.graph.trace import paper_layers, trace
-from zfnet.graph.windows import receptive_field
-from zfnet.methods.deconv import RULES, Deconvnet
-from zfnet.methods.localisation import energy_share
-from zfnet.methods.top_activations import strongest_units
+from zfnet.graph import trace, windows
+from zfnet.methods import deconv, localisation, top_activations
 from zfnet.models.build import build_model
-from zfnet.store import artefacts, keys, provenance
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import Profile
+from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 MEASURES = ("spearman", "ssim", "edges", "energy inside")
 CONTROLS = ("another map", "another image")
@@ -69,11 +61,10 @@ def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
     One level per layer of the paper, so that a block of VGG goes at once. ValueError unless `layer`
     is one of `paper_layers`.
     """
-    numbers = {name: number for number, name in paper_layers(features).items()}
+    numbers = {name: number for number, name in trace.paper_layers(features).items()}
     if layer not in numbers:
-        raise UserError(f"layer = {layer!r}: choose one of {', '.join(numbers)}")
-    blocks, names = {}, []
-    graph = trace(features)
+        raise errors.UserError(f"layer = {layer!r}: choose one of {', '.join(numbers)}")
+    blocks, names, graph = {}, [], trace.trace(features)
     for node in (graph.nodes[n] for n in graph.above(graph.number(layer))):
         names += [node.name] if node.module is not None and node.module.state_dict() else []
         if node.name in numbers:
@@ -112,13 +103,13 @@ def pictures(
     `layer` must be a ReLU right behind a convolution or a batch norm (ValueError): its bias is
     raised in a copy, until all chosen units fire.
     """
-    graph = trace(features)
+    graph = trace.trace(features)
     node = graph.nodes[graph.number(layer)]
     below = graph.nodes[node.inputs[0]]
     if node.kind != "relu" or below.kind not in ("conv", "norm"):
-        raise UserError(
+        raise errors.UserError(
             f"layer = {layer!r}: choose a ReLU right behind a convolution or a batch norm, such as"
-            f" {', '.join(paper_layers(features).values())}"
+            f" {', '.join(trace.paper_layers(features).values())}"
         )
     net = copy.deepcopy(features)
     last = net.get_submodule(below.name)
@@ -126,12 +117,10 @@ def pictures(
         last.weight = nn.Parameter(torch.ones_like(last.running_mean))
     if last.bias is None:
         last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
-    deconvnet, found = Deconvnet(net), []
+    deconvnet, found = deconv.Deconvnet(net), []
     for part, c, unit in zip(inputs.split(32), channel.split(32), position.split(32), strict=True):
-        before = deconvnet.activations(part, below.name)
-        last.bias += (
-            1 - before[torch.arange(len(part)), c, unit[:, 0], unit[:, 1]].min()
-        ).clamp_min(0)
+        before = deconvnet.activations(part, below.name)[torch.arange(len(part)), c, *unit.T]
+        last.bias += (1 - before.min()).clamp_min(0)
         found.append(deconvnet.project(part, layer, c, unit, rule=rule).cpu())
     return torch.cat(found)
 
@@ -151,81 +140,66 @@ def sanity(
     the same unit in another of the images.
     """
     if len(indices) < 2 or not len(untrained):
-        raise UserError(
+        raise errors.UserError(
             f"{len(indices)} images and {len(untrained)} untrained nets: give at least two images"
             " and one net"
         )
-    inputs = images.batch(indices)
-    masks = images.mask(indices) if images.masks is not None else None
+    inputs, masks = images.batch(indices), None if images.masks is None else images.mask(indices)
     drawn = edges(inputs)
-    channel, position = strongest_units(model.features, inputs, layer)
+    channel, position = top_activations.strongest_units(model.features, inputs, layer)
     steps = cascade(model.features, layer)
     levels = ("trained", *steps, *CONTROLS)
-    field = receptive_field(model.features, layer, tuple(inputs.shape[-2:]))
+    field = windows.receptive_field(model.features, layer, tuple(inputs.shape[-2:]))
     boxes = [field.box(*unit) for unit in position.tolist()]
-    maps = int(Deconvnet(model.features).activations(inputs[:1], layer).shape[1])
+    maps = int(deconv.Deconvnet(model.features).activations(inputs[:1], layer).shape[1])
     generator = torch.Generator().manual_seed(seed)
     values = {
-        measure: torch.full((len(levels), len(untrained), len(RULES), len(indices)), float("nan"))
+        measure: torch.full(
+            (len(levels), len(untrained), len(deconv.RULES), len(indices)), float("nan")
+        )
         for measure in MEASURES
     }
-    originals = [pictures(model.features, inputs, layer, channel, position, rule) for rule in RULES]
+    originals = [
+        pictures(model.features, inputs, layer, channel, position, rule) for rule in deconv.RULES
+    ]
     for draw, fresh in enumerate(untrained):
-        other = (
-            (channel + torch.randint(1, maps, channel.shape, generator=generator)) % maps
-            if maps > 1
-            else channel
-        )
-        turn = 1 + draw % (len(indices) - 1)
+        step = torch.randint(1, maps, channel.shape, generator=generator) if maps > 1 else 0
+        swapped = {"another map": (inputs, (channel + step) % maps)}
+        swapped["another image"] = inputs.roll(1 + draw % (len(indices) - 1), 0), channel
         for level, name in enumerate(levels):
-            net = randomised(model.features, fresh.features.to(inputs.device), steps.get(name, []))
-            source, chosen = (
-                inputs.roll(turn, 0) if name == "another image" else inputs,
-                (other if name == "another map" else channel),
-            )
             if name == "trained" and draw:  # the same for every draw
                 for numbers in values.values():
                     numbers[level, draw] = numbers[level, 0]
                 continue
-            for r, rule in enumerate(RULES):
-                found = (
-                    originals[r]
-                    if name == "trained"
-                    else pictures(net, source, layer, chosen, position, rule)
-                )
-                pairs = [
-                    similarity(one, two, box)
-                    for one, two, box in zip(originals[r], found, boxes, strict=True)
-                ]
-                values["spearman"][level, draw, r], values["ssim"][level, draw, r] = torch.tensor(
-                    pairs
-                ).T
-                values["edges"][level, draw, r] = torch.tensor(
-                    [same_place(*both) for both in zip(found, drawn, boxes, strict=True)]
-                )
+            net = randomised(model.features, fresh.features.to(inputs.device), steps.get(name, []))
+            source, chosen = swapped.get(name, (inputs, channel))
+            for r, rule in enumerate(deconv.RULES):
+                found, at = originals[r], (level, draw, r)
+                if name != "trained":
+                    found = pictures(net, source, layer, chosen, position, rule)
+                pairs = map(similarity, originals[r], found, boxes)
+                values["spearman"][at], values["ssim"][at] = torch.tensor(list(pairs)).T
+                values["edges"][at] = torch.tensor(list(map(same_place, found, drawn, boxes)))
                 if masks is not None:
-                    values["energy inside"][level, draw, r] = energy_share(found, masks)
-    unknown = torch.full((len(indices),), float("nan"))
-    chance, outlines = (
-        (unknown, unknown.clone())
-        if masks is None
-        else (masks.double().mean((1, 2)), energy_share(drawn, masks))
-    )
+                    values["energy inside"][at] = localisation.energy_share(found, masks)
+    chance, outlines = (torch.full((len(indices),), float("nan")) for _ in range(2))
+    if masks is not None:
+        chance, outlines = masks.double().mean((1, 2)), localisation.energy_share(drawn, masks)
     return Sanity(levels, values, chance.float(), outlines.float(), channel, position)
 
 
-def untrained_nets(profile: Profile, classes: int, draws: int) -> list[nn.Module]:
+def untrained_nets(profile: profiles.Profile, classes: int, draws: int) -> list[nn.Module]:
     """Nets of the profile's kind as they are before training, from other seeds than the trained
     one's.
     """
     return [
-        build_model(dataclasses.replace(profile, seed=profile.seed + 1000 + draw), classes)
+        build_model(replace(profile, seed=profile.seed + 1000 + draw), classes)
         for draw in range(draws)
     ]
 
 
 def run_sanity(
-    profile: Profile,
+    profile: profiles.Profile,
     model: nn.Module,
     images: Images,
     indices: torch.Tensor,
@@ -235,37 +209,17 @@ def run_sanity(
     """The profile's sanity checks with `draws` untrained nets, found in
     `runs/<profile>/sanity.safetensors` or made now.
     """
-    weights = keys.tensors_hash(model.features.state_dict())
-    code = keys.code_key(sanity)
-    plain = [field.name for field in dataclasses.fields(Sanity)][2:]
-    key = keys.key_of(
-        weights,
-        images.fingerprint,
-        indices.tolist(),
-        layer,
-        draws,
-        profile.seed,
-        profile.model,
-        code,
-    )
+    weights, code = keys.tensors_hash(model.features.state_dict()), keys.code_key(sanity)
+    plain = [field.name for field in fields(Sanity)][2:]
+    seen = images.fingerprint, indices.tolist()
+    key = keys.key_of(weights, seen, layer, draws, profile.seed, profile.model, code)
 
     def build():
-        found = sanity(
-            model,
-            untrained_nets(profile, len(images.classes), draws),
-            images,
-            indices,
-            layer,
-            profile.seed,
-        )
+        untrained = untrained_nets(profile, len(images.classes), draws)
+        found = sanity(model, untrained, images, indices, layer, profile.seed)
         tensors = {**found.values, **{name: getattr(found, name) for name in plain}}
-        return tensors, provenance.record(
-            profile,
-            next(model.parameters()).device,
-            n=len(indices),
-            draws=draws,
-            levels=found.levels,
-        )
+        made = {"n": len(indices), "draws": draws, "levels": found.levels}
+        return tensors, provenance.record(profile, next(model.parameters()).device, **made)
 
     tensors, meta = artefacts.artefact(profile.runs / "sanity.safetensors", key, build)
     return Sanity(
@@ -288,14 +242,13 @@ def difference(
         ("level", other, found.levels),
     ):
         if value not in known:
-            raise UserError(f"{name} = {value!r}: choose one of {', '.join(known)}")
+            raise errors.UserError(f"{name} = {value!r}: choose one of {', '.join(known)}")
     one, two = (
         found.values[measure][found.levels.index(name)].double().mean(0) for name in (level, other)
     )
-    gap = one - two
     return {
         rule: (float(row.mean()), float(1.96 * row.std() / len(row) ** 0.5))
-        for rule, row in zip(RULES, gap, strict=True)
+        for rule, row in zip(deconv.RULES, one - two, strict=True)
     }
 
 
@@ -305,12 +258,10 @@ def table(found: Sanity) -> list[dict[str, object]]:
     """
     rows = []
     for level, name in enumerate(found.levels):
-        for r, rule in enumerate(RULES):
+        for r, rule in enumerate(deconv.RULES):
             row = {
                 "weights": (
-                    {"trained": name, **dict.fromkeys(CONTROLS, "trained")}.get(
-                        name, f"layers {name} random"
-                    )
+                    "trained" if name in ("trained", *CONTROLS) else f"layers {name} random"
                 ),
                 "compared with": name if name in CONTROLS else "the same unit",
                 "rule": rule,

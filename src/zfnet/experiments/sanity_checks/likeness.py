@@ -5,8 +5,6 @@ where, looks = similarity(picture, other, box)      # both at most 1, both blind
 scales like_edges = same_place(picture, edges(inputs)[0], box)
 """
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

@@ -1,18 +1,15 @@
 """How training went, and what the net says about test images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.figure import Figure
 
 from zfnet.data.images import Images
-from zfnet.plots.panels import captioned, to_rgb
+from zfnet.plots import captioned, chart, to_rgb
 
 
-def training_figure(history: list[dict[str, float]], title: str) -> Figure:
+def training_figure(history: list[dict[str, float]], title: str) -> plt.Figure:
     """Loss and error of training and validation images by epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4))
     epochs = [row["epoch"] for row in history]
@@ -25,9 +22,8 @@ def training_figure(history: list[dict[str, float]], title: str) -> Figure:
                 markersize=3,
                 label={"train": "training", "val": "validation"}[split],
             )
-        axis.set(xlabel="epoch", ylabel=kind, ylim=(0, None))
+        chart(axis, xlabel="epoch", ylabel=kind, ylim=(0, None))
         axis.legend(frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
     return captioned(
         figure,
         title,
@@ -38,11 +34,11 @@ def training_figure(history: list[dict[str, float]], title: str) -> Figure:
 
 def confusion_figure(
     predictions: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], title: str
-) -> Figure:
+) -> plt.Figure:
     """Confusion matrix, true class by row, in counts (numbers are drawn for up to 20 classes, names
     for up to 60).
     """
-    n = len(classes)
+    n, size = len(classes), 9 if len(classes) <= 20 else 6
     table = torch.zeros(n, n, dtype=torch.long).index_put_(
         (labels, predictions), torch.tensor(1), accumulate=True
     )
@@ -50,36 +46,23 @@ def confusion_figure(
     axis.imshow(
         (table / table.sum(1, keepdim=True).clamp_min(1)).numpy(), cmap="Blues", vmin=0, vmax=1
     )
+    names = ("predicted class", "true class")
     if n > 60:
-        axis.set(
-            xlabel=f"predicted class, {classes[0]} to {classes[-1]}",
-            ylabel="true class, in the same order",
-        )
+        names = (f"{names[0]}, {classes[0]} to {classes[-1]}", f"{names[1]}, in the same order")
     else:
-        axis.set(xticks=range(n), yticks=range(n), xlabel="predicted class", ylabel="true class")
-        axis.set_xticklabels(
-            classes,
-            rotation=90 if n > 20 else 40,
-            ha="center" if n > 20 else "right",
-            fontsize=9 if n <= 20 else 6,
-        )
-        axis.set_yticklabels(classes, fontsize=9 if n <= 20 else 6)
+        turned = {"rotation": 90, "ha": "center"} if n > 20 else {"rotation": 40, "ha": "right"}
+        axis.set_xticks(range(n), classes, fontsize=size, **turned)
+        axis.set_yticks(range(n), classes, fontsize=size)
+    axis.set(xlabel=names[0], ylabel=names[1])
     for i, j in table.nonzero().tolist() if n <= 20 else ():
-        axis.text(
-            j,
-            i,
-            int(table[i, j]),
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if i == j else "black",
-        )
+        ink = "white" if i == j else "black"
+        axis.text(j, i, int(table[i, j]), ha="center", va="center", fontsize=7, color=ink)
     return captioned(figure, title, "Colour: share of the true class's test images.")
 
 
 def predictions_figure(
     images: Images, indices: torch.Tensor, probabilities: torch.Tensor, title: str, columns: int = 8
-) -> Figure:
+) -> plt.Figure:
     """Test images with the predicted class and its probability; red where it is wrong."""
     rows = -(-len(indices) // columns)
     figure, axes = plt.subplots(
@@ -95,13 +78,10 @@ def predictions_figure(
         axes.flat, indices.tolist(), to_rgb(images.pictures(indices)), strict=False
     ):
         guess = int(probabilities[index].argmax())
-        right = guess == int(images.labels[index])
+        ink = "black" if guess == int(images.labels[index]) else "crimson"
         axis.imshow(picture)
-        axis.set_title(
-            f"{images.classes[guess]} {float(probabilities[index, guess]):.0%}",
-            fontsize=7.5,
-            color="black" if right else "crimson",
-        )
+        head = f"{images.classes[guess]} {float(probabilities[index, guess]):.0%}"
+        axis.set_title(head, fontsize=7.5, color=ink)
     return captioned(
         figure,
         title,

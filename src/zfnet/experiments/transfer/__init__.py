@@ -1,13 +1,9 @@
 """Do the features serve another task? (section 5.2, Tables 4 and 5 and Figure 9)"""
 
-from __future__ import annotations
-
-import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment
-from zfnet.experiments.results import Result, Rows, measured
+from zfnet.experiments import Experiment, Result, Rows, measured
 from zfnet.store.profiles import SmallNetsConfig
 from zfnet.store.schema import Positive
 
@@ -32,7 +28,7 @@ def results() -> Iterator[Result]:
     from zfnet.experiments.transfer.compute import CALTECH101
 
     def accuracy(rows: Rows, arm: str) -> str:
-        own = [row for row in rows if row["data"] == "here"]
+        own = (row for row in rows if row["data"] == "here")
         row = max(own, key=lambda row: int(row["per_class"]))
         return measured(float(row[arm]), float(row[f"{arm}_std"]), " %", row["per_class"])
 
@@ -40,14 +36,14 @@ def results() -> Iterator[Result]:
     yield Result(
         STEM,
         "softmax on pretrained features (images a class; paper: 30 of Caltech-101, Table 4)",
-        functools.partial(accuracy, arm="pretrained"),
+        lambda rows: accuracy(rows, "pretrained"),
         f"{pretrained} %",
         headline=True,
     )
     yield Result(
         STEM,
         "the same images from scratch",
-        functools.partial(accuracy, arm="scratch"),
+        lambda rows: accuracy(rows, "scratch"),
         f"{scratch} %",
     )
 

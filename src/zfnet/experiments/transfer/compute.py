@@ -12,12 +12,9 @@ images. Beyond the paper, a third arm puts the softmax on the same net with rand
 architecture gives without any training.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -31,23 +28,8 @@ from zfnet.experiments.linear import Labelled
 from zfnet.experiments.transfer import TransferConfig
 from zfnet.methods.depth import last_hidden, layer_outputs
 from zfnet.models.build import build_model
-from zfnet.store import artefacts, keys, provenance
-from zfnet.store.device import default_device
-from zfnet.store.errors import UserError
-from zfnet.store.profiles import ModelConfig, Profile
-from zfnet.training.evaluation import class_accuracy, evaluate
-from zfnet.training.run import trained, weights_key
-from zfnet.training.small_nets import (
-    checked,
-    draw,
-    mean_std,
-    recipe,
-    resized,
-    scaled,
-    smaller,
-    trained_quietly,
-    variant,
-)
+from zfnet.store import artefacts, distributed, errors, keys, profiles, provenance
+from zfnet.training import evaluation, run, small_nets
 
 ARMS = ("pretrained", "untrained", "scratch")
 # of which the softmax's inverse regularisation C is chosen
@@ -65,7 +47,7 @@ class Task:
     the classes that the source net was trained on, where they are known.
     """
 
-    profile: Profile
+    profile: profiles.Profile
     target: Data
     features: dict[str, tuple[torch.Tensor, ...]]
     source: str
@@ -90,7 +72,7 @@ def split_classes(count: int, seed: int) -> tuple[list[int], list[int]]:
     Raises ValueError for fewer than four classes, of which no two halves of two can be made.
     """
     if count < 4:
-        raise UserError(
+        raise errors.UserError(
             f"{count} classes: at least 4 are needed to pretrain on one half and transfer to the"
             " other; or set `transfer: source:` in the profile"
         )
@@ -106,7 +88,7 @@ def only(data: Data, labels: Sequence[int]) -> Data:
     parts = []
     for images in (data.train, data.val, data.test):
         part = images.subset((new[images.labels] >= 0).nonzero().flatten())
-        parts.append(dataclasses.replace(part, labels=new[part.labels], classes=classes))
+        parts.append(replace(part, labels=new[part.labels], classes=classes))
     return Data(*parts, classes)
 
 
@@ -125,7 +107,7 @@ def layer7(model: nn.Module, images: Images, batch_size: int = 100) -> torch.Ten
     )
 
 
-def prepare_task(profile: Profile, data: Data, seed: int = 0) -> Task:
+def prepare_task(profile: profiles.Profile, data: Data, seed: int = 0) -> Task:
     """Source and target of the profile: `transfer.source`'s net and all classes of the data, or,
     without one, the two halves of the classes.
 
@@ -133,94 +115,70 @@ def prepare_task(profile: Profile, data: Data, seed: int = 0) -> Task:
     the profile cannot train the net on half of its classes.
     """
     config = profile.transfer
-    checked(data, profile)
+    small_nets.checked(data, profile)
     if config.source == profile.name:
-        raise UserError(
+        raise errors.UserError(
             f"transfer.source = {config.source!r} is the profile itself: name another one, or leave"
             " it out to split the classes"
         )
+    if config.source is None and profile.training is None:
+        raise errors.UserError(
+            f"profile {profile.name!r} is of a pretrained net: set `transfer: source:"
+            f" {profile.name}` in one that trains, such as caltech101"
+        )
+    small = small_nets.smaller(data, config.size, profile.data.normalise)
     if config.source is None:
-        if profile.training is None:
-            raise UserError(
-                f"profile {profile.name!r} is of a pretrained net: set `transfer: source:"
-                f" {profile.name}` in one that trains, such as caltech101"
-            )
         known, new = split_classes(len(data.classes), seed)
-        small = smaller(data, config.size, profile.data.normalise)
         source, target = only(small, known), only(small, new)
-        own = variant(
-            profile,
-            f"transfer/source-{seed}",
-            source,
-            model(config),
-            recipe(config, config.source_epochs),
-            profile.seed,
-        )
-        net, views, name = (
-            trained_quietly(own, source),
+        kind, training = model(config), small_nets.recipe(config, config.source_epochs)
+        place = f"transfer/source-{seed}"
+        own = small_nets.variant(profile, place, source, kind, training, profile.seed)
+        net, views = (
+            small_nets.trained_quietly(own, source),
             (target.train, target.val, target.test),
-            f"{len(known)} other classes of {profile.title}",
         )
+        name = f"{len(known)} other classes of {profile.title}"
         classes, blank = source.classes, build_model(own, len(known))
     else:
-        other = load_profile(config.source)
-        target = smaller(data, config.size, profile.data.normalise)
-        source_data = (
-            None
-            if other.training is None and other.data.normalise == "imagenet"
-            else load_data(other)
+        other, target, source = load_profile(config.source), small, None
+        if other.training or other.data.normalise != "imagenet":
+            source = load_data(other)
+        net, name = run.trained(other, source), other.title
+        # the data's splits at the size and with the normalisation of that net
+        like = (source.train.mean, source.train.std) if source else imagenet_statistics()
+        views = tuple(
+            small_nets.resized(split, other.data.size, *like, other.data.gain)
+            for split in (data.train, data.val, data.test)
         )
-        net, views, name = (
-            trained(other, source_data),
-            _as_seen_by(other, source_data, data),
-            other.title,
-        )
-        classes = source_data.classes if source_data and other.training else ()
+        classes = source.classes if source and other.training else ()
         blank = build_model(other, len(classes) or 1000)
-    features = {
-        arm: _features(profile, each, views, arm)
-        for arm, each in (("pretrained", net), ("untrained", blank.to(default_device())))
-    }
+    nets = {"pretrained": net, "untrained": blank.to(distributed.default_device())}
+    features = {arm: _features(profile, each, views, arm) for arm, each in nets.items()}
     return Task(profile, target, features, name, classes)
 
 
-def _as_seen_by(other: Profile, source: Data | None, data: Data) -> tuple[Images, ...]:
-    """The data's splits at the size and with the normalisation of another profile's net."""
-    mean, std = (source.train.mean, source.train.std) if source else imagenet_statistics()
-    return tuple(
-        resized(split, other.data.size, mean, std, other.data.gain)
-        for split in (data.train, data.val, data.test)
-    )
-
-
 def _features(
-    profile: Profile, net: nn.Module, views: Sequence[Images], arm: str
+    profile: profiles.Profile, net: nn.Module, views: Sequence[Images], arm: str
 ) -> tuple[torch.Tensor, ...]:
     """Layer 7 of train, val and test, kept in one file."""
-    names = ("train", "val", "test")
-    code = keys.code_key(layer7)
-    key = keys.key_of(
-        keys.tensors_hash(net.state_dict()), [view.fingerprint for view in views], code
-    )
+    named = dict(zip(("train", "val", "test"), views, strict=True))
+    prints, code = [view.fingerprint for view in views], keys.code_key(layer7)
     tensors, _ = artefacts.artefact(
         profile.runs / "transfer" / f"layer7-{arm}.safetensors",
-        key,
-        lambda: (
-            {n: layer7(net, view) for n, view in zip(names, views, strict=True)},
-            provenance.record(profile),
-        ),
+        keys.key_of(keys.tensors_hash(net.state_dict()), prints, code),
+        lambda: ({n: layer7(net, view) for n, view in named.items()}, provenance.record(profile)),
     )
-    return tuple(tensors[name] for name in names)
+    return tuple(tensors[name] for name in named)
 
 
-def model(config: TransferConfig) -> ModelConfig:
+def model(config: TransferConfig) -> profiles.ModelConfig:
     """ZFNet at the widths of the configuration: the source net of a split, and every net from
     scratch.
     """
-    return ModelConfig(
+    return profiles.ModelConfig(
         name="zfnet",
-        maps=scaled((96, 256, 384, 384, 256), config.maps),
-        fc=scaled((4096, 4096), config.fc),
+        maps=small_nets.scaled((96, 256, 384, 384, 256), config.maps),
+        fc=small_nets.scaled((4096, 4096), config.fc),
         dropout=config.dropout,
     )
 
@@ -232,7 +190,7 @@ def counts(wanted: Sequence[int], labels: torch.Tensor) -> tuple[int, ...]:
     most = int(labels.bincount().min())
     enough = tuple(n for n in sorted(set(wanted)) if n <= most)
     if not enough:
-        raise UserError(
+        raise errors.UserError(
             f"transfer.per_class = {list(wanted)}: the smallest class has {most} training images;"
             f" choose from 1 to {most}"
         )
@@ -268,21 +226,19 @@ def scratch_accuracy(task: Task, chosen: torch.Tensor, name: str, seed: int) -> 
     """
     config = task.profile.transfer
     times = max(1, config.epoch_images // len(chosen))
-    small = dataclasses.replace(task.target, train=task.target.train.subset(chosen.repeat(times)))
-    own = variant(
-        task.profile, f"transfer/{name}", small, model(config), recipe(config, config.epochs), seed
-    )
-    key = keys.key_of(
-        weights_key(own, small), small.test.fingerprint, keys.code_key(scratch_accuracy)
-    )
+    small = replace(task.target, train=task.target.train.subset(chosen.repeat(times)))
+    kind, training = model(config), small_nets.recipe(config, config.epochs)
+    own = small_nets.variant(task.profile, f"transfer/{name}", small, kind, training, seed)
 
     def build():
-        net = trained_quietly(own, small)
-        accuracy = class_accuracy(evaluate(net, small.test).predictions, small.test.labels)
-        return {"accuracy": torch.tensor(accuracy, dtype=torch.float64)}, provenance.record(
-            own, next(net.parameters()).device
-        )
+        net = small_nets.trained_quietly(own, small)
+        guesses = evaluation.evaluate(net, small.test).predictions
+        accuracy = evaluation.class_accuracy(guesses, small.test.labels)
+        made = provenance.record(own, next(net.parameters()).device)
+        return {"accuracy": torch.tensor(accuracy, dtype=torch.float64)}, made
 
+    code = keys.code_key(scratch_accuracy)
+    key = keys.key_of(run.weights_key(own, small), small.test.fingerprint, code)
     return artefacts.artefact(own.runs / "accuracy.safetensors", key, build)[0]["accuracy"].item()
 
 
@@ -298,21 +254,14 @@ def accuracy_curve(task: Task, seed: int = 0) -> Curve:
         for i, n in enumerate(sizes)
         for number in range(config.draws)
     ]
-    quiet = (
-        True
-        if all(
-            (task.profile.runs / "transfer" / name / "weights.safetensors").exists()
-            for *_, name in runs
-        )
-        else None
-    )
-    for i, n, number, name in tqdm(runs, desc="Table 4", unit="net", leave=False, disable=quiet):
-        chosen = draw(task.target.train.labels, n, seed * 1009 + number)
+    folder, own = task.profile.runs / "transfer", task.profile.seed
+    there = all((folder / name / "weights.safetensors").exists() for *_, name in runs)
+    nets = tqdm(runs, desc="Table 4", unit="net", leave=False, disable=True if there else None)
+    for i, n, number, name in nets:
+        chosen = small_nets.draw(task.target.train.labels, n, seed * 1009 + number)
         for arm in task.features:
             accuracy[arm][i, number] = softmax_accuracy(task, chosen, arm)
-        accuracy["scratch"][i, number] = scratch_accuracy(
-            task, chosen, name, task.profile.seed + number
-        )
+        accuracy["scratch"][i, number] = scratch_accuracy(task, chosen, name, own + number)
     return Curve(sizes, accuracy, 1 / len(task.target.classes))
 
 
@@ -324,7 +273,7 @@ def table(curve: Curve) -> list[dict[str, object]]:
     for i, n in enumerate(curve.per_class):
         line: dict[str, object] = {"data": "here", "per_class": n}
         for arm, values in curve.accuracy.items():
-            mean, std = mean_std(100 * values[i])
+            mean, std = small_nets.mean_std(100 * values[i])
             line |= {arm: round(mean.item(), 1), f"{arm}_std": round(std.item(), 1)}
         lines.append({**line, "chance": round(100 * curve.chance, 1)})
     for name, numbers, classes in (
@@ -351,13 +300,11 @@ def worth(curve: Curve, n: int) -> float:
     Raises ValueError for an `n` that the curve does not have.
     """
     if n not in curve.per_class:
-        raise UserError(f"n = {n}: the curve has {', '.join(map(str, curve.per_class))}")
+        raise errors.UserError(f"n = {n}: the curve has {', '.join(map(str, curve.per_class))}")
     goal = curve.accuracy["pretrained"].mean(1)[curve.per_class.index(n)].item()
     scratch = curve.accuracy["scratch"].mean(1).tolist()
-    if scratch[0] >= goal:
-        return float(curve.per_class[0])
-    for i in range(1, len(scratch)):
-        if scratch[i] >= goal:
-            share = (goal - scratch[i - 1]) / (scratch[i] - scratch[i - 1])
-            return curve.per_class[i - 1] + share * (curve.per_class[i] - curve.per_class[i - 1])
-    return float("inf")
+    i = next((i for i, value in enumerate(scratch) if value >= goal), None)
+    if i is None or i == 0:
+        return float("inf") if i is None else float(curve.per_class[0])
+    share = (goal - scratch[i - 1]) / (scratch[i] - scratch[i - 1])
+    return curve.per_class[i - 1] + share * (curve.per_class[i] - curve.per_class[i - 1])

@@ -13,8 +13,6 @@
     rule is the deconvnet
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -86,9 +84,8 @@ def pool_collisions(
             module.ceil_mode,
             return_indices=True,
         )
-        shared = shared_switches(switches)
-        everywhere, firing = shared.double().mean(), shared[pooled > 0].double().mean()
-        found[node.name] = everywhere.item(), firing.item()
+        shared = shared_switches(switches).double()
+        found[node.name] = shared.mean().item(), shared[pooled > 0].mean().item()
     return found
 
 
@@ -185,8 +182,7 @@ def ruled_gradient(
     """
     if rule not in RULES:
         raise UserError(f"rule = {rule!r}: choose one of {', '.join(RULES)}")
-    image = image.detach().clone().requires_grad_()
-    x = image
+    x = image = image.detach().clone().requires_grad_()
     for module in net:
         x = RuledReLU.apply(x, rule) if isinstance(module, nn.ReLU) else module(x)
     unit = x[0, channel, position[0], position[1]]
