@@ -47,11 +47,12 @@ class Files:
 
     def intact(self, pixels: torch.Tensor, broken: dict[int, str]) -> torch.Tensor:
         """The pixels that `read` gave; OSError where some file has become unreadable."""
-        if broken:
-            raise OSError(
-                f"{self.root}: {'; '.join(broken.values())} cannot be read any more. Start again: a"
-                " changed folder is looked through anew"
-            )
+        require(
+            not broken,
+            f"{self.root}: {'; '.join(broken.values())} cannot be read any more. Start again: a"
+            " changed folder is looked through anew",
+            kind=OSError,
+        )
         return pixels
 
     def read(self, indices: torch.Tensor) -> tuple[torch.Tensor, dict[int, str]]:

@@ -64,11 +64,12 @@ def trained_input(profile: Profile) -> dict | None:
     if profile.data.normalise != "weights":
         return None
     path, weights = profile.given_weights, profile.model.weights or "no file"
-    if path and not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: write them with `python -m zfnet export`, or set `model:"
-            f" weights:` in profile {profile.name!r}"
-        )
+    require(
+        not path or path.is_file(),
+        f"no weights at {path}: write them with `python -m zfnet export`, or set `model: weights:`"
+        f" in profile {profile.name!r}",
+        kind=FileNotFoundError,
+    )
     found = (
         artefacts.read_meta(path).get("input") if path and path.suffix == ".safetensors" else None
     )
@@ -143,18 +144,20 @@ def _listing(config: DataConfig, root: Path) -> list:
         )
     ):
         return []
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in the"
-            " profile"
-        )
+    require(
+        root.is_dir(),
+        f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in the"
+        " profile",
+        kind=FileNotFoundError,
+    )
     found = list_images(root)
     if config.source == "caltech101":  # as torchvision has it: 101 categories
         found = [entry for entry in found if Path(entry[0]).parts[0] != "BACKGROUND_Google"]
-    if not found:
-        raise FileNotFoundError(
-            f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}"
-        )
+    require(
+        found,
+        f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}",
+        kind=FileNotFoundError,
+    )
     return found
 
 

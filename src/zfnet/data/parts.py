@@ -87,8 +87,11 @@ def load_parts(profile: Profile, data: Data) -> Parts:
 def _from_file(boxes_file: str, data: Data) -> Parts:
     """The images that the file names, of any split, and their boxes."""
     path, where = shipped(boxes_file), f"correspondence.boxes {boxes_file}"
-    if not path.is_file():
-        raise FileNotFoundError(f"{where}: there is no such file; the format stands in {FORMAT}")
+    require(
+        path.is_file(),
+        f"{where}: there is no such file; the format stands in {FORMAT}",
+        kind=FileNotFoundError,
+    )
     content = read_yaml(path, where)
     require(
         isinstance(content, dict)

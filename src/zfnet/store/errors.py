@@ -17,10 +17,10 @@ class UserError(ValueError):
         self.what, self.cure = what, cure
 
 
-def require(holds: object, what: str, cure: str = "", kind: type[UserError] = UserError) -> None:
-    """Raise the error unless it holds."""
+def require(holds: object, what: str, cure: str = "", kind: type[Exception] = UserError) -> None:
+    """Raise an error of that kind unless it holds; those that are not ours take no cure."""
     if not holds:
-        raise kind(what, cure)
+        raise kind(what, cure) if cure else kind(what)
 
 
 class WrongType(UserError, TypeError):

@@ -109,9 +109,10 @@ def evaluate_together(model: nn.Module, images: Images, crops: int = 1) -> Evalu
         sum(w * getattr(part, name) for w, part in zip(weights, parts, strict=True))
         for name in ("loss", "accuracy", "top5")
     )
-    probabilities = torch.empty(len(images), own.probabilities.shape[1])
-    predictions = torch.empty(len(images), dtype=torch.long)
-    for n, part in enumerate(parts):
-        probabilities[n::processes] = part.probabilities
-        predictions[n::processes] = part.predictions
+    # process n has images n, n + processes, …
+    order = torch.cat([torch.arange(n, len(images), processes) for n in range(processes)]).argsort()
+    probabilities, predictions = (
+        torch.cat([getattr(part, name) for part in parts])[order]
+        for name in ("probabilities", "predictions")
+    )
     return Evaluation(loss, accuracy, top5, probabilities, predictions)

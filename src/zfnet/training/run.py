@@ -264,10 +264,11 @@ def read_history(profile: Profile) -> list[dict[str, float]]:
     """One row per epoch with the columns of `COLUMNS`; FileNotFoundError with the cure before
     training, ValueError when the file is damaged.
     """
-    if not profile.history_file.is_file():
-        raise FileNotFoundError(
-            f"no history at {profile.history_file}: run `make train PROFILE={profile.name}`"
-        )
+    require(
+        profile.history_file.is_file(),
+        f"no history at {profile.history_file}: run `make train PROFILE={profile.name}`",
+        kind=FileNotFoundError,
+    )
     try:
         with open(profile.history_file, newline="", encoding="utf-8") as file:
             rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
