@@ -45,6 +45,7 @@ __all__ = [
     "evaluate",
     "evaluating",
     "examples",
+    "layers",
     "load_data",
     "load_model",
     "load_profile",
