@@ -252,7 +252,9 @@ def batches(
         if len({image.shape for image in images}) == 1:
             yield indices, torch.stack(images)
         else:
-            yield from ((index, image[None]) for index, image in zip(indices[:, None], images))
+            yield from (
+                (index, image[None]) for index, image in zip(indices[:, None], images, strict=True)
+            )
 
 
 def _image(item) -> torch.Tensor:
