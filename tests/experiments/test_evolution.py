@@ -16,7 +16,6 @@ from torch import nn
 from tests.helpers.stubs import forbidden
 from zfnet import Data, Images, build_model, load_profile, paper_layers, scan
 from zfnet.experiments.evolution import EvolutionConfig
-from zfnet.experiments.evolution import compute as evolution
 from zfnet.experiments.evolution.compute import (
     Evolution,
     LayerEvolution,

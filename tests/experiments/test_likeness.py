@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
 from zfnet import plots
-from zfnet.experiments.sanity_checks.likeness import (
+from zfnet.experiments.sanity_checks.compute import (
     as_drawn,
     edges,
     same_place,

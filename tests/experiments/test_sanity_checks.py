@@ -22,15 +22,17 @@ from zfnet.experiments.sanity_checks.compute import (
     Sanity,
     cascade,
     difference,
+    edges,
     pictures,
     randomised,
     run_sanity,
+    same_place,
     sanity,
+    similarity,
     table,
     untrained_nets,
 )
 from zfnet.experiments.sanity_checks.figure import sanity_figure
-from zfnet.experiments.sanity_checks.likeness import edges, same_place, similarity
 from zfnet.methods.deconv import RULES
 from zfnet.methods.top_activations import strongest_units
 

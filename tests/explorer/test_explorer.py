@@ -59,7 +59,7 @@ def forward(explorer, image):
     """The maps of every layer, by name, and the probabilities, from the modules themselves."""
     x, found = image[None], {}
     with torch.no_grad():
-        for name, module in explorer.net.features.named_children():
+        for name, module in explorer.net.model.features.named_children():
             x = found[name] = module(x)
         return found, explorer.net.model(image[None]).softmax(1)[0]
 
@@ -74,7 +74,7 @@ def matches(explorer, image, unit="chosen"):
     position = (explorer.row.value, explorer.col.value) if unit == "chosen" else None
     assert torch.allclose(
         explorer.projection,
-        Deconvnet(explorer.net.features).project(image[None], name, channel, position)[0],
+        Deconvnet(explorer.net.model).project(image[None], name, channel, position)[0],
         atol=1e-5,
     )
     top, left, size = explorer.top.value, explorer.left.value, explorer.size.value
@@ -104,7 +104,7 @@ def test_the_state_alone_by_its_methods(root):
     state.choose_square(20, 20)
     covered = image.clone()
     covered[..., square, square] = 0
-    deconvnet = Deconvnet(state.net.features)
+    deconvnet = Deconvnet(state.net.model)
     with torch.no_grad():
         assert torch.allclose(state.covered, state.net.model(covered).softmax(1)[0], atol=1e-5)
     assert torch.allclose(
@@ -152,7 +152,7 @@ def test_layer_map_and_unit(explorer):
         matches(explorer, image)
         explorer.row.value, explorer.col.value = 1, 2 % (explorer.col.max + 1)
         matches(explorer, image)
-        field = receptive_field(explorer.net.features, explorer.name, 66)
+        field = receptive_field(explorer.net.model, explorer.name, 66)
         assert explorer.box == field.box(explorer.row.value, explorer.col.value)
         assert (explorer.row.max + 1, explorer.col.max + 1) == field.map_size
         explorer.whole_map.value = True
@@ -169,9 +169,9 @@ def test_layer_map_and_unit(explorer):
 def test_the_top_nine_are_those_of_the_scan(explorer):
     explorer.layer.value = 3
     explorer.channel.value = 2
-    top = scan(explorer.net.features, explorer.images, "relu3")["relu3"]
+    top = scan(explorer.net.model, explorer.images, "relu3")["relu3"]
     projections, patches = plots.top9_tiles(
-        Deconvnet(explorer.net.features), explorer.images, "relu3", top, torch.tensor([2])
+        Deconvnet(explorer.net.model), explorer.images, "relu3", top, torch.tensor([2])
     )
     for ours, expected in zip(explorer.top9, (projections[0], patches[0]), strict=True):
         assert len(ours) == 9 and all(
@@ -275,11 +275,11 @@ def test_another_image_from_the_data_or_from_a_file(explorer):
 
 def test_another_profile(explorer):
     explorer.layer.value = 1
-    first = explorer.net.features.conv1.weight
+    first = explorer.net.model.features.conv1.weight
     explorer.profile.value = "other"
     assert (
         explorer.status.value == ""
-        and not torch.equal(explorer.net.features.conv1.weight, first)
+        and not torch.equal(explorer.net.model.features.conv1.weight, first)
         and explorer.layer.value == 5
     )
     matches(explorer, explorer.images.batch([0])[0])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 from zfnet.store.profiles import Profile, read_profile
 
 NONE = "–"
@@ -36,6 +36,9 @@ class Result:
     headline: bool = False
 
 
+Results = Iterable[Result]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """`paper`: what of the paper it shows, as its notebooks' first cells say it, such as "section
@@ -51,7 +54,7 @@ class Experiment:
     section: str | None = None
     config: type | None = None
     check: Callable[[Profile, tuple[str, ...]], None] | None = None
-    results: Callable[[], Iterable[Result]] = tuple
+    results: Callable[[], Results] = tuple
 
 
 def measured(mean: float, std: float, unit: str, n: str, sign: str = "") -> str:
@@ -95,6 +98,6 @@ def load_profile(name: str | os.PathLike) -> Profile:
     for each in (each for each in own if each.check):
         each.check(profile, (where, each.section))
     stems = notebook_stems()
-    if unknown := [stem for stem in profile.notebooks if stem not in stems]:
-        raise UserError(f"{where}: notebooks = {unknown}: choose from {', '.join(stems)}")
+    unknown = [stem for stem in profile.notebooks if stem not in stems]
+    require(not unknown, f"{where}: notebooks = {unknown}: choose from {', '.join(stems)}")
     return replace(profile, notebooks=profile.notebooks or stems)

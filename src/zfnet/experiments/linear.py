@@ -52,5 +52,7 @@ def fit_best(
             warnings.simplefilter("ignore", ConvergenceWarning)
             return build(strength).fit(*(part.numpy() for part in train))
 
-    found = ((fitted(strength), strength) for strength in sorted(strengths))
-    return max(found, key=lambda one: accuracy(one[0], val))
+    return max(
+        ((fitted(strength), strength) for strength in sorted(strengths)),
+        key=lambda one: accuracy(one[0], val),
+    )

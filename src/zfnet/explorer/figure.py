@@ -35,8 +35,10 @@ def explorer_figure(state: State) -> plt.Figure:
         (probability, swept.probability, 1),
         (activity, swept.activity, most),
     ):
-        heat = axis.imshow(grid.numpy(), cmap="jet", vmin=0, vmax=limit, interpolation="nearest")
-        figure.colorbar(heat, cax=axis.inset_axes([1.02, 0, 0.04, 1])).ax.tick_params(labelsize=6)
+        figure.colorbar(
+            axis.imshow(grid.numpy(), cmap="jet", vmin=0, vmax=limit, interpolation="nearest"),
+            cax=axis.inset_axes([1.02, 0, 0.04, 1]),
+        ).ax.tick_params(labelsize=6)
         outline(axis, (row, col, row + 1, col + 1), edgecolor="white", linewidth=1.2)
     # probabilities of a few classes, without and with the square
     shown = state.classes_shown()
@@ -70,8 +72,15 @@ def explorer_figure(state: State) -> plt.Figure:
     for axis, text in heads.items():
         axis.set_title(text, fontsize=9)
         axis.set(xticks=[], yticks=[])
-    ends = len(shown) - 0.5, -0.6
-    chart(bars, "first guesses", 9, xlim=(0, 1), ylim=ends, yticks=[], xticks=[0, 0.5, 1])
+    chart(
+        bars,
+        "first guesses",
+        9,
+        xlim=(0, 1),
+        ylim=(len(shown) - 0.5, -0.6),
+        yticks=[],
+        xticks=[0, 0.5, 1],
+    )
     return captioned(
         figure,
         f"{state.net.title}: {state.title}",

@@ -9,7 +9,6 @@ and its projection; slide a square over the image.
 Everything shown is an attribute, too: those of the explorer's `State`.
 """
 
-import functools
 import html
 from collections.abc import Callable
 
@@ -68,12 +67,21 @@ class Explorer:
             ("resize_square", self._show_square, self.size),
             ("choose_square", self._show_square, self.top, self.left),
         ):
-            do = functools.partial(self._chosen, method, group)
+            do = self._doing(
+                lambda method=method, group=group: getattr(self.state, method)(
+                    *(widget.value for widget in group)
+                ),
+                show,
+            )
             for widget in group:
-                widget.observe(self._doing(do, show), "value")
+                widget.observe(do, "value")
         self.sweep.on_click(self._doing(lambda: self.state.sweep(), self._show_square))
-        self.pictures["map"].on_point(self._unit_clicked)
-        self.pictures["covered"].on_point(self._square_clicked)
+        self.pictures["map"].on_point(
+            lambda row, col: self._clicked(self._show_unit, "choose_unit", int(row), int(col))
+        )
+        self.pictures["covered"].on_point(
+            lambda row, col: self._clicked(self._show_square, "centre_square", row, col)
+        )
 
     def __getattr__(self, name: str):
         """What is no widget is the state's."""
@@ -110,16 +118,9 @@ class Explorer:
             file = self.upload.value[-1]
             self.state.open_image(file["name"], bytes(file["content"]))
 
-    def _chosen(self, method: str, group: list) -> None:
-        getattr(self.state, method)(*(widget.value for widget in group))
-
-    def _unit_clicked(self, row: float, col: float) -> None:
-        self.state.choose_unit(int(row), int(col))
-        self._show_unit()
-
-    def _square_clicked(self, row: float, col: float) -> None:
-        self.state.centre_square(row, col)
-        self._show_square()
+    def _clicked(self, show: Callable[[], None], method: str, *place: float) -> None:
+        getattr(self.state, method)(*place)
+        show()
 
     # --- What is seen ---
 
@@ -177,8 +178,9 @@ class Explorer:
     def _show_square(self) -> None:
         self._set()
         state = self.state
-        frame = state.top, state.left, state.size, state.size
-        self.pictures["covered"].show(state.covered_rgb, [frame])
+        self.pictures["covered"].show(
+            state.covered_rgb, [(state.top, state.left, state.size, state.size)]
+        )
         self.pictures["covered_map"].show(_grey(state.covered_map, state.map))
         for name, top in (("probability", 1.0), ("activity", None)):
             if state.swept is None:

@@ -67,15 +67,15 @@ class State:
             config, self.net.model, self.images, list(self.layers.values())
         )
         self.deconvnet = deconv.Deconvnet(self.net.model)
-        if layer not in self.layers:
-            raise errors.UserError(
-                f"no layer {layer!r}: this net has layers {', '.join(map(str, self.layers))}"
-            )
+        errors.require(
+            layer in self.layers,
+            f"no layer {layer!r}: this net has layers {', '.join(map(str, self.layers))}",
+        )
         name, channels = self.layers[layer], len(self.tables[self.layers[layer]].value)
-        if channel is not None and not 0 <= channel < channels:
-            raise errors.UserError(
-                f"no channel {channel} in {name}, which has channels 0 to {channels - 1}"
-            )
+        errors.require(
+            channel is None or 0 <= channel < channels,
+            f"no channel {channel} in {name}, which has channels 0 to {channels - 1}",
+        )
         self.largest = min(self.net.size, max(1, self.net.size // 2))  # side of the square
         self.layer, self.size = layer, min(self.net.square.size, self.largest)
         self.choose_image(image)
@@ -86,13 +86,15 @@ class State:
 
     def choose_image(self, image: int) -> None:
         """One of the images that the top 9 are searched in; UserError where there is none."""
-        if not 0 <= image < len(self.images):
-            raise errors.UserError(
-                f"image {image}: choose 0 to {len(self.images) - 1}, the images that profile"
-                f" {self.profile!r} searches"
-            )
-        title = self.images.names[image] if self.images.names else f"image {image}"
-        self._see(self.images.pictures([image])[0], title)
+        errors.require(
+            0 <= image < len(self.images),
+            f"image {image}: choose 0 to {len(self.images) - 1}, the images that profile"
+            f" {self.profile!r} searches",
+        )
+        self._see(
+            self.images.pictures([image])[0],
+            self.images.names[image] if self.images.names else f"image {image}",
+        )
         self.image = image
 
     def open_image(self, title: str, content: bytes) -> None:

@@ -2,8 +2,6 @@
 image's own coordinates (Fig. 7).
 """
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ ENLARGED = 64  # pixels: a receptive field smaller than this is shown with every
 
 
 def explained_figure(
-    picture: np.ndarray, found: Sequence[Explained], names: Sequence[str], title: str
+    picture: np.ndarray, found: list[Explained], names: list[str], title: str
 ) -> plt.Figure:
     """One row per map: the image, the map, the whole map projected, and its strongest unit: what it
     sees, and its projection.
@@ -61,8 +59,15 @@ def explained_figure(
         axes[3].imshow(picture[inside], interpolation=sharp)
         axes[4].imshow(drawn(one.patch[:, *inside]), interpolation=sharp)
         if fires:
-            ring = {"markerfacecolor": "none", "markeredgecolor": "#ff3030", "markeredgewidth": 1.2}
-            axes[1].plot(*one.unit[::-1], "o", markersize=6, clip_on=False, **ring)
+            axes[1].plot(
+                *one.unit[::-1],
+                "o",
+                markersize=6,
+                clip_on=False,
+                markerfacecolor="none",
+                markeredgecolor="#ff3030",
+                markeredgewidth=1.2,
+            )
             # red on white, to be seen on any image
             for colour, line in (("white", 1.6), ("#ff3030", 0.9)):
                 outline(axes[0], one.box, edgecolor=colour, linewidth=line, clip_on=False)
@@ -87,7 +92,7 @@ def explained_figure(
 
 
 def occluded_figure(
-    image: Images, found: Occlusion, own: Explained, names: Sequence[str], title: str
+    image: Images, found: Occlusion, own: Explained, names: tuple[str, ...], title: str
 ) -> plt.Figure:
     """Fig. 7 for one photograph: (a) the image with the square where it hurts most; (b) the map's
     activity, (d) the class's probability and (e) the most probable class at every position of the
@@ -107,14 +112,32 @@ def occluded_figure(
         (axes[1], found.activity, min(0.0, float(found.activity.min())), None),
         (axes[3], found.probability, 0, 1),
     ):
-        look = {"cmap": "jet", "extent": extent, "interpolation": "nearest"}
-        bar = axis.imshow(grid.numpy(), vmin=low, vmax=high, **look)
         # beside the panel, which keeps its size
-        figure.colorbar(bar, cax=axis.inset_axes([1.03, 0, 0.05, 1])).ax.tick_params(labelsize=7)
+        figure.colorbar(
+            axis.imshow(
+                grid.numpy(),
+                vmin=low,
+                vmax=high,
+                cmap="jet",
+                extent=extent,
+                interpolation="nearest",
+            ),
+            cax=axis.inset_axes([1.03, 0, 0.05, 1]),
+        ).ax.tick_params(labelsize=7)
     axes[2].imshow(drawn(own.whole))
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02), "ncol": 2, "fontsize": 7.5}
-    spacing = {"borderaxespad": None, "handlelength": 1, "columnspacing": 1}
-    label_map(axes[4], found, names, extent, **below, **spacing)
+    label_map(
+        axes[4],
+        found,
+        names,
+        extent,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.02),
+        ncol=2,
+        fontsize=7.5,
+        borderaxespad=None,
+        handlelength=1,
+        columnspacing=1,
+    )
     heads = {
         "(a) square where p is lowest": f"p = {float(found.probability.min()):.2g}",
         f"(b) activity of map {found.channel}": (
@@ -142,8 +165,7 @@ def covered(picture: np.ndarray, mean: torch.Tensor, top: int, left: int, size: 
     broadcast against (3, S, S).
     """
     result, square = picture.copy(), (slice(top, top + size), slice(left, left + size))
-    colour = (mean / 255).movedim(0, -1).numpy()
-    result[square] = np.broadcast_to(colour, picture.shape)[square]
+    result[square] = np.broadcast_to((mean / 255).movedim(0, -1).numpy(), picture.shape)[square]
     return result
 
 
@@ -168,7 +190,7 @@ def centres(found: Occlusion) -> tuple[float, float, float, float]:
     return *ends[0], *reversed(ends[1])
 
 
-def label_map(axis: plt.Axes, found: Occlusion, classes: Sequence[str], extent, **legend) -> None:
+def label_map(axis: plt.Axes, found: Occlusion, classes: tuple[str, ...], extent, **legend) -> None:
     """Panel (e): the most probable class at each position, with the names of the most frequent
     ones. `legend`: where it stands, if not to the right.
     """
@@ -187,9 +209,15 @@ def label_map(axis: plt.Axes, found: Occlusion, classes: Sequence[str], extent, 
         interpolation="nearest",
     )
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:6]]
-    place = {"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
-    names = [classes[label] for label in labels[:6]]
-    axis.legend(handles, names, frameon=False, **(place | legend))
+    axis.legend(
+        handles,
+        [classes[label] for label in labels[:6]],
+        frameon=False,
+        **(
+            {"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
+            | legend
+        ),
+    )
 
 
 def _number(value: float) -> str:

@@ -5,7 +5,6 @@ stays white.
 """
 
 import textwrap
-from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,7 +41,7 @@ def crop_field(picture: np.ndarray, field: ReceptiveField, row: int, col: int) -
 
 
 def field_tile(
-    patch: np.ndarray, corner: Sequence[int], box: Sequence[int], side: int, zero: float = 0.5
+    patch: np.ndarray, corner: list[int], box: list[int], side: int, zero: float = 0.5
 ) -> np.ndarray:
     """`crop_field` of a projection of which only its (h, w, 3) `patch` was made, at `corner`; box:
     the part of it inside the image.
@@ -63,7 +62,7 @@ def field_tile(
     return canvas
 
 
-def mosaic(tiles: Sequence[np.ndarray], columns: int, gap: int = 1) -> np.ndarray:
+def mosaic(tiles: list[np.ndarray], columns: int, gap: int = 1) -> np.ndarray:
     """Equal tiles (h, w, 3) side by side, `columns` a row, white gaps between."""
     rows = -(-len(tiles) // columns)
     h, w = tiles[0].shape[:2]
@@ -99,12 +98,13 @@ def chart(axis: plt.Axes, title: str = "", size: float = 10, **settings) -> None
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def outline(axis: plt.Axes, box: Sequence[int], **line) -> None:
+def outline(axis: plt.Axes, box: tuple[int, ...], **line) -> None:
     """A frame around the pixels of a box (top, left, bottom, right), half-open, of a picture."""
     top, left, bottom, right = box
     # pixels' centres are at whole numbers
-    corner = left - 0.5, top - 0.5
-    axis.add_patch(plt.Rectangle(corner, right - left, bottom - top, fill=False, **line))
+    axis.add_patch(
+        plt.Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, **line)
+    )
 
 
 def chance_label(
@@ -125,6 +125,5 @@ def captioned(figure: plt.Figure, title: str, caption: str) -> plt.Figure:
     gap, middle = 0.12 * (1 / figure.get_figheight()), (box.x0 + box.x1) / 2
     figure.text(middle, box.y1 + gap, title, ha="center", va="bottom", fontsize=12)
     caption = textwrap.fill(caption, int(figure.get_figwidth() * (box.x1 - box.x0) * 14.5))
-    style = {"ha": "center", "va": "top", "fontsize": 8, "color": "0.3"}
-    figure.text(middle, box.y0 - gap, caption, **style)
+    figure.text(middle, box.y0 - gap, caption, ha="center", va="top", fontsize=8, color="0.3")
     return figure

@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +90,7 @@ def write_figure(figure: Figure, path: Path | str) -> Path:
     return path
 
 
-def save_table(rows: Sequence[dict[str, object]], profile: Profile, name: str, **made_of) -> Path:
+def save_table(rows: list[dict[str, object]], profile: Profile, name: str, **made_of) -> Path:
     """Write Figures/<profile>/<name>.csv, its provenance in comment lines above the header; returns
     its path.
     """

@@ -13,7 +13,7 @@ from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.top_activations import TopActivations
 from zfnet.plots.contrast import drawn, to_rgb
 from zfnet.plots.panels import CONTRAST, captioned, crop_field, field_tile, mosaic, show
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 
 
 def spread(images: Images, count: int) -> torch.Tensor:
@@ -30,10 +30,9 @@ def random_maps(top: TopActivations, count: int, seed: int) -> torch.Tensor:
     alive = (top.value[:, -1] > 0).nonzero().flatten()
     if len(alive) < count:
         alive = (top.value[:, 0] > 0).nonzero().flatten()
-    if not len(alive):
-        raise UserError(
-            "no map of this layer fires for any of these images: there is nothing to show"
-        )
+    require(
+        len(alive), "no map of this layer fires for any of these images: there is nothing to show"
+    )
     order = torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))
     return alive[order[:count]].sort().values
 
@@ -77,8 +76,14 @@ def top9_figure(
     for axes, sheet, name in zip(
         halves, sheets, ("projected down to pixels", "image patches"), strict=True
     ):
-        sharp = "nearest" if tile < 40 else "antialiased"
-        show(axes, sheet, name, interpolation=sharp, fontsize=10, pad=10)
+        show(
+            axes,
+            sheet,
+            name,
+            interpolation="nearest" if tile < 40 else "antialiased",
+            fontsize=10,
+            pad=10,
+        )
         for i, channel in enumerate(channels.tolist()):
             x, y = i % columns * (wide + gap), i // columns * (high + gap)
             axes.text(x, y - gap * 0.12, f"{channel}", fontsize=6.5, color="0.35", va="bottom")

@@ -1,9 +1,8 @@
 """Which layers matter? (section 5.1 and Table 3)"""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment, Result, Rows, measured, one
+from zfnet.experiments import Experiment, Result, Results, Rows, measured, one
 from zfnet.store.profiles import SmallNetsConfig
 from zfnet.store.schema import BelowOne, Positive
 
@@ -20,13 +19,13 @@ class AblationConfig(SmallNetsConfig):
     epochs: Positive[int] = 18
 
 
-def results() -> Iterator[Result]:
+def results() -> Results:
     from zfnet.experiments.ablation.compute import ROWS
 
     def change(rows: Rows, name: str) -> str:
         row = one(rows, row=name)
-        change = float(row["val_change"]), float(row["val_change_std"])
-        return measured(*change, "", row["seeds"], sign="+")
+        mean, std = float(row["val_change"]), float(row["val_change_std"])
+        return measured(mean, std, "", row["seeds"], sign="+")
 
     paper = {row.key: row.paper[1] for row in ROWS}
     for what, net, plain in (

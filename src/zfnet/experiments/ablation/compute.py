@@ -12,7 +12,6 @@ see the same small images, at `profile.ablation`'s widths. Errors of training an
 are measured alike: by a forward pass on the centre crop, without dropout, once the net is trained.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from zfnet.data.images import Data
 from zfnet.store import artefacts, keys, profiles, provenance
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 from zfnet.training import evaluation, run, small_nets
 
 PLAIN, WIDE = (96, 256, 384, 384, 256), (96, 256, 512, 1024, 512)
@@ -106,20 +105,26 @@ def ablation_data(profile: profiles.Profile, data: Data) -> Data:
     for each class.
     """
     config = profile.ablation
-    if profile.training is None:
-        raise UserError(
-            f"profile {profile.name!r} is of a pretrained net, but Table 3 trains its own: choose"
-            " one with a `training:` section, such as demo"
-        )
+    require(
+        profile.training is not None,
+        f"profile {profile.name!r} is of a pretrained net, but Table 3 trains its own: choose"
+        " one with a `training:` section, such as demo",
+    )
     small_nets.checked(data, profile)
     per_class = config.images // len(data.classes)
-    if not per_class:
-        raise UserError(
-            f"ablation.images = {config.images}: fewer than the {len(data.classes)} classes; raise"
-            f" it in profile {profile.name!r}"
-        )
-    chosen = data.train.subset(small_nets.draw(data.train.labels, per_class, profile.seed))
-    return small_nets.smaller(replace(data, train=chosen), config.size, profile.data.normalise)
+    require(
+        per_class,
+        f"ablation.images = {config.images}: fewer than the {len(data.classes)} classes; raise"
+        f" it in profile {profile.name!r}",
+    )
+    return small_nets.smaller(
+        replace(
+            data,
+            train=data.train.subset(small_nets.draw(data.train.labels, per_class, profile.seed)),
+        ),
+        config.size,
+        profile.data.normalise,
+    )
 
 
 def row_profile(profile: profiles.Profile, small: Data, row: Row, seed: int) -> profiles.Profile:
@@ -138,7 +143,7 @@ def row_profile(profile: profiles.Profile, small: Data, row: Row, seed: int) -> 
 
 
 def ablate(
-    profile: profiles.Profile, data: Data, rows: Sequence[Row] = ROWS
+    profile: profiles.Profile, data: Data, rows: tuple[Row, ...] = ROWS
 ) -> dict[str, torch.Tensor]:
     """Errors of every row, {row.key: float64 (seeds, 4)}, columns `COLUMNS`, in 0..1; trains what
     is not there yet.
@@ -153,10 +158,15 @@ def ablate(
         for seed in range(profile.ablation.seeds)
     ]
     quiet = True if all(own.weights_file.exists() for _, own in runs) else None
-    nets = tqdm(runs, desc="Table 3", unit="net", leave=False, disable=quiet)
-    errors = torch.stack([_errors(own, small) for _, own in nets])
-    parts = errors.split(profile.ablation.seeds)
-    return {row.key: part for row, part in zip(rows, parts, strict=True)}
+    errors = torch.stack(
+        [
+            _errors(own, small)
+            for _, own in tqdm(runs, desc="Table 3", unit="net", leave=False, disable=quiet)
+        ]
+    )
+    return {
+        row.key: part for row, part in zip(rows, errors.split(profile.ablation.seeds), strict=True)
+    }
 
 
 def _errors(own: profiles.Profile, small: Data) -> torch.Tensor:
@@ -164,18 +174,23 @@ def _errors(own: profiles.Profile, small: Data) -> torch.Tensor:
 
     def build():
         model = small_nets.trained_quietly(own, small)
-        splits = (small.train, small.val, small.test)
-        train, val, test = (evaluation.evaluate(model, split) for split in splits)
+        train, val, test = (
+            evaluation.evaluate(model, split) for split in (small.train, small.val, small.test)
+        )
         errors = [1 - train.accuracy, 1 - val.accuracy, 1 - val.top5, 1 - test.accuracy]
-        made = provenance.record(own, next(model.parameters()).device)
-        return {"errors": torch.tensor(errors, dtype=torch.float64)}, made
+        return {"errors": torch.tensor(errors, dtype=torch.float64)}, provenance.record(
+            own, next(model.parameters()).device
+        )
 
-    key = keys.key_of(run.weights_key(own, small), small.test.fingerprint, keys.code_key(ablate))
-    return artefacts.artefact(own.runs / "errors.safetensors", key, build)[0]["errors"]
+    return artefacts.artefact(
+        own.runs / "errors.safetensors",
+        keys.key_of(run.weights_key(own, small), small.test.fingerprint, keys.code_key(ablate)),
+        build,
+    )[0]["errors"]
 
 
 def changes(
-    errors: dict[str, torch.Tensor], column: str = "val", rows: Sequence[Row] = ROWS
+    errors: dict[str, torch.Tensor], column: str = "val", rows: tuple[Row, ...] = ROWS
 ) -> dict[str, tuple[float, float, float]]:
     """What a change does to the error in `column` ("train", "val" or "val_top5"), in percentage
     points: {row.key: (mean, deviation, the paper's)}.
@@ -184,20 +199,22 @@ def changes(
     themselves are left out.
     """
     choices = COLUMNS[:3]
-    if column not in choices:
-        raise UserError(
-            f"column = {column!r}: choose one of {', '.join(choices)}, which Table 3 has"
-        )
+    require(
+        column in choices,
+        f"column = {column!r}: choose one of {', '.join(choices)}, which Table 3 has",
+    )
     at, plain = choices.index(column), {row.key: row.paper for row in rows if row.key == row.net}
     found = {}
     for row in (row for row in rows if row.key != row.net):
         gap = small_nets.mean_std(100 * (errors[row.key][:, at] - errors[row.net][:, at]))
-        paper = round(row.paper[at] - plain[row.net][at], 1)
-        found[row.key] = (*(value.item() for value in gap), paper)
+        found[row.key] = (
+            *(value.item() for value in gap),
+            round(row.paper[at] - plain[row.net][at], 1),
+        )
     return found
 
 
-def table(errors: dict[str, torch.Tensor], rows: Sequence[Row] = ROWS) -> list[dict[str, object]]:
+def table(errors: dict[str, torch.Tensor], rows: tuple[Row, ...] = ROWS) -> list[dict[str, object]]:
     """Table 3, one mapping per row: our errors in per cent, mean and standard deviation over the
     seeds, and the paper's.
 
@@ -209,16 +226,16 @@ def table(errors: dict[str, torch.Tensor], rows: Sequence[Row] = ROWS) -> list[d
         own, base = errors[row.key], errors[plain if row.key == row.net else row.net]
         mean, std = small_nets.mean_std(100 * own)
         change, spread = small_nets.mean_std(100 * (own - base)[:, COLUMNS.index("val")])
-        numbers = {}
-        for i, name in enumerate(COLUMNS):
-            numbers[f"{name}_error"] = round(mean[i].item(), 2)
-            numbers[f"{name}_std"] = round(std[i].item(), 2)
         lines.append(
             {
                 "row": row.key,
                 "net": row.net,
                 "change": row.title,
-                **numbers,
+                **{
+                    f"{name}_{kind}": round(values[i].item(), 2)
+                    for i, name in enumerate(COLUMNS)
+                    for kind, values in (("error", mean), ("std", std))
+                },
                 "val_change": "" if row.key == plain else round(change.item(), 2),
                 "val_change_std": "" if row.key == plain else round(spread.item(), 2),
                 **dict(zip(("paper_train", "paper_val", "paper_val_top5"), row.paper, strict=True)),

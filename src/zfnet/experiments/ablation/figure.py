@@ -1,7 +1,5 @@
 """Table 3 as a picture: one line per net, the paper's numbers beside ours."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import torch
 
@@ -14,7 +12,7 @@ GAP = 0.5  # between the two nets' rows
 
 
 def ablation_figure(
-    errors: dict[str, torch.Tensor], title: str, note: str = "", rows: Sequence[Row] = ROWS
+    errors: dict[str, torch.Tensor], title: str, note: str = "", rows: tuple[Row, ...] = ROWS
 ) -> plt.Figure:
     """Training and validation error of every row, and what the change does to the latter; `errors`
     as `ablation.ablate` gives them.
@@ -64,11 +62,14 @@ def ablation_figure(
     )
     seeds = len(next(iter(errors.values())))
     over = f"mean and standard deviation over {seeds} seeds, a dot for each"
-    caption = (
-        f"Blue: {over if seeds > 1 else 'one net each'}. Diamonds: the paper's, ImageNet, one net"
-        f" each. {note}"
+    return captioned(
+        figure,
+        title,
+        (
+            f"Blue: {over if seeds > 1 else 'one net each'}. Diamonds: the paper's, ImageNet, one"
+            f" net each. {note}"
+        ).strip(),
     )
-    return captioned(figure, title, caption.strip())
 
 
 def _line(axis: plt.Axes, y: float, own: torch.Tensor, paper: float) -> None:

@@ -1,9 +1,8 @@
 """Correspondence between the parts of objects (section 4.3 and Table 1)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import NONE, Experiment, Result, Rows, one
+from zfnet.experiments import NONE, Experiment, Result, Results, Rows, one
 from zfnet.store.profiles import Profile, check_fits
 from zfnet.store.schema import Distinct, Positive
 
@@ -25,7 +24,7 @@ def check(profile: Profile, where: tuple[str, ...]) -> None:
     check_fits(profile.correspondence.size, profile.data, (*where, "size"))
 
 
-def results() -> Iterator[Result]:
+def results() -> Results:
     from zfnet.experiments.correspondence.compute import PAPER, RANDOM
 
     def delta(rows: Rows, masked: str) -> str:

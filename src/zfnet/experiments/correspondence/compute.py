@@ -12,15 +12,13 @@ both zero. `ZEROS` names three ways. Unchanged means a change below `TOLERANCE` 
 largest activation, so that rounding, which differs from device to device, has no sign.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from zfnet.data.parts import Parts
 from zfnet.methods.depth import layer_outputs
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 
 ZEROS = {
     "agree": "0 is a third sign: two unchanged features agree; divided by all features",
@@ -94,12 +92,12 @@ def random_boxes(
         down, across = where.shape[0] - height + 1, where.shape[1] - width + 1
         # top left corners
         places = where[height // 2 : height // 2 + down, width // 2 : width // 2 + across].nonzero()
-        if not len(places):
-            raise UserError(
-                f"image {number}: no box of {height} x {width} pixels has its centre on the object"
-                " and fits into the image: make the parts smaller (`correspondence: size:`, or the"
-                " boxes file)"
-            )
+        require(
+            len(places),
+            f"image {number}: no box of {height} x {width} pixels has its centre on the object"
+            " and fits into the image: make the parts smaller (`correspondence: size:`, or the"
+            " boxes file)",
+        )
         row, col = places[torch.randint(len(places), (1,), generator=generator)[0]].tolist()
         found.append([row, col, row + height, col + width])
     return torch.tensor(found)
@@ -120,8 +118,7 @@ def disagreement(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree"
     `zeros`, one of `ZEROS`: what becomes of features that did not change. ValueError for another
     one.
     """
-    if zeros not in ZEROS:
-        raise UserError(f"zeros = {zeros!r}: choose one of {', '.join(map(repr, ZEROS))}")
+    require(zeros in ZEROS, f"zeros = {zeros!r}: choose one of {', '.join(map(repr, ZEROS))}")
     differ = first != second
     counts = {
         "agree": torch.ones_like(differ),
@@ -143,18 +140,20 @@ def delta(first: torch.Tensor, second: torch.Tensor, zeros: str = "agree") -> tu
         disagreement(first[i], second[j], zeros) + disagreement(first[j], second[i], zeros)
     ) / 2
     pairs = pairs[~pairs.isnan()]
-    return (float(pairs.mean()), float(pairs.std(correction=0))) if len(pairs) else (math.nan,) * 2
+    return (
+        (float(pairs.mean()), float(pairs.std(correction=0))) if len(pairs) else (float("nan"),) * 2
+    )
 
 
 def disjoint_groups(total: int, size: int, count: int, seed: int) -> torch.Tensor:
     """Up to `count` groups of `size` of `total` images, in seeded random order, none in two groups:
     (groups, size). ValueError where there is not even one.
     """
-    if total < size or count < 1 or size < 2:
-        raise UserError(
-            f"{total} images with all parts do not make {count} group(s) of {size}: Table 1 needs"
-            " at least one group of two or more"
-        )
+    require(
+        total >= size and count >= 1 and size >= 2,
+        f"{total} images with all parts do not make {count} group(s) of {size}: Table 1 needs"
+        " at least one group of two or more",
+    )
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     return order[: total // size * size].view(-1, size)[:count]
 
@@ -164,7 +163,7 @@ def correspond(
     model: torch.nn.Module,
     parts: Parts,
     groups: torch.Tensor,
-    layers: Sequence[int | str] = (5, 7),
+    layers: tuple[int | str, ...] = (5, 7),
     draws: int = 5,
     seed: int = 0,
 ) -> Correspondence:
@@ -208,7 +207,10 @@ def correspond(
 
 
 def _outputs(
-    model: torch.nn.Module, inputs: torch.Tensor, layers: Sequence[int | str], batch_size: int = 64
+    model: torch.nn.Module,
+    inputs: torch.Tensor,
+    layers: tuple[int | str, ...],
+    batch_size: int = 64,
 ) -> dict[int | str, torch.Tensor]:
     """Flat features (N, F) by layer, on the CPU."""
     found = [layer_outputs(model, part, layers) for part in inputs.split(batch_size)]

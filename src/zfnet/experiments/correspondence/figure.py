@@ -81,8 +81,9 @@ def correspondence_figure(
             (paper, "paper", (0.04, 0.13), [0.05, 0.1]),
         ):
             chart(axis, f"layer {layer}, {where}", xlabel="Delta", xlim=limits, xticks=ticks)
-            ends = len(rows) - 0.5 - trim, -0.5 + trim
-            axis.set(ylim=ends, yticks=range(len(rows)), yticklabels=[])
+            axis.set(
+                ylim=(len(rows) - 0.5 - trim, -0.5 + trim), yticks=range(len(rows)), yticklabels=[]
+            )
             axis.tick_params(labelsize=8, length=2)
             axis.grid(axis="y", color="0.9")
         if k == 0:

@@ -15,7 +15,6 @@ the *source image* is already the last one.
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -105,33 +104,35 @@ def snapshots(profile: profiles.Profile, model: nn.Module, classes: int) -> list
     are of another training than its weights, and FileNotFoundError where they are missing, each
     with the cure.
     """
-    if profile.training is None or profile.model.weights:
-        raise errors.UserError(
-            f"profile {profile.name!r} trains nothing, so its features have no history: choose a"
-            " profile with a `training:` section and without `weights:`, such as demo"
-        )
-    if not profile.training.snapshots:
-        raise errors.UserError(
-            f"profile {profile.name!r} leaves no snapshots: add `snapshots: [1, 2, 5, 10, 20, 30,"
-            " 40, 64]` to its `training:` section"
-        )
-    device = next(model.parameters()).device
-    found = [Snapshot(0, 0.0, build_model(profile, classes).features.to(device))]
+    errors.require(
+        profile.training is not None and not profile.model.weights,
+        f"profile {profile.name!r} trains nothing, so its features have no history: choose a"
+        " profile with a `training:` section and without `weights:`, such as demo",
+    )
+    errors.require(
+        profile.training.snapshots,
+        f"profile {profile.name!r} leaves no snapshots: add `snapshots: [1, 2, 5, 10, 20, 30,"
+        " 40, 64]` to its `training:` section",
+    )
+    found = [
+        Snapshot(0, 0.0, build_model(profile, classes).features.to(next(model.parameters()).device))
+    ]
     weights = profile.weights_file
     key = artefacts.read_meta(weights).get("key") if weights.is_file() else None
     for part in sorted(profile.training.snapshots):
         path = profile.snapshot_file(part)
-        if key is None or not path.is_file():
-            raise FileNotFoundError(
-                f"no snapshot {part}/64 of the training, {weights if key is None else path} is"
-                f" missing: run `make train PROFILE={profile.name}`"
-            )
+        errors.require(
+            key is not None and path.is_file(),
+            f"no snapshot {part}/64 of the training, {weights if key is None else path} is"
+            f" missing: run `make train PROFILE={profile.name}`",
+            kind=FileNotFoundError,
+        )
         tensors, meta = artefacts.load_tensors(path)
-        if meta.get("key") != key:
-            raise errors.UserError(
-                f"{path} comes from another training than {weights}: run `make train"
-                f" PROFILE={profile.name}`"
-            )
+        errors.require(
+            meta.get("key") == key,
+            f"{path} comes from another training than {weights}: run `make train"
+            f" PROFILE={profile.name}`",
+        )
         features = copy.deepcopy(model.features)
         features.load_state_dict(tensors)
         found.append(Snapshot(part, meta["epochs"], features))
@@ -140,7 +141,7 @@ def snapshots(profile: profiles.Profile, model: nn.Module, classes: int) -> list
 
 @torch.no_grad()
 def response_similarity(
-    stacks: Sequence[nn.Sequential], layers: Sequence[str], images: Images, batch_size: int = 20
+    stacks: list[nn.Sequential], layers: list[str], images: Images, batch_size: int = 20
 ) -> dict[str, torch.Tensor]:
     """Pearson's correlation of every map's values with the same map's in the last stack, over all
     images and positions: {layer: (S, channels)}.
@@ -172,16 +173,14 @@ def response_similarity(
     return result
 
 
-def _maps(
-    features: nn.Sequential, layers: Sequence[str], x: torch.Tensor
-) -> dict[str, torch.Tensor]:
+def _maps(features: nn.Sequential, layers: list[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
     """The maps of each layer, (channels, images x positions), from one forward pass."""
     found = walk.outputs(features, x, layers).items()
     return {layer: maps.transpose(0, 1).flatten(1) for layer, maps in found}
 
 
 def projection_similarity(
-    stacks: Sequence[nn.Sequential],
+    stacks: list[nn.Sequential],
     layer: str,
     inputs: torch.Tensor,
     channel: torch.Tensor,
@@ -197,8 +196,11 @@ def projection_similarity(
     for chosen in torch.arange(len(inputs)).split(batch_size):
         units = inputs[chosen], layer, channel[chosen], position[chosen]
         found = [deconv.Deconvnet(stack).project(*units).flatten(1).double() for stack in stacks]
-        alike = [torch.cosine_similarity(own, found[-1], dim=1, eps=1e-30) for own in found]
-        parts.append(torch.stack(alike).cpu())
+        parts.append(
+            torch.stack(
+                [torch.cosine_similarity(own, found[-1], dim=1, eps=1e-30) for own in found]
+            ).cpu()
+        )
     return torch.cat(parts, 1)
 
 
@@ -208,11 +210,11 @@ def settled(epochs: torch.Tensor, curve: torch.Tensor, level: float = 0.9) -> fl
 
     Both (S,), epochs ascending. ValueError for other shapes.
     """
-    if epochs.shape != curve.shape or epochs.ndim != 1:
-        raise errors.UserError(
-            f"epochs {tuple(epochs.shape)} and curve {tuple(curve.shape)}: expected two series of"
-            " one length"
-        )
+    errors.require(
+        epochs.shape == curve.shape and epochs.ndim == 1,
+        f"epochs {tuple(epochs.shape)} and curve {tuple(curve.shape)}: expected two series of"
+        " one length",
+    )
     below = [i for i, value in enumerate(curve.tolist()) if not value >= level]
     if not below or below[-1] == len(curve) - 1:
         return float("nan") if below else float(epochs[0])
@@ -221,9 +223,7 @@ def settled(epochs: torch.Tensor, curve: torch.Tensor, level: float = 0.9) -> fl
     return float(epochs[i] + share * (epochs[i + 1] - epochs[i]))
 
 
-def jumps(
-    cells: Sequence[Sequence[np.ndarray]], images: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def jumps(cells: list[list[np.ndarray]], images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """How alike neighbouring cells of Fig. 4 are: their correlations over pixels, where the source
     image stayed, and where it changed.
 
@@ -238,7 +238,7 @@ def jumps(
     return torch.tensor(found[0], dtype=torch.float64), torch.tensor(found[1], dtype=torch.float64)
 
 
-def evolve(profile: profiles.Profile, history: Sequence[Snapshot], data: Data) -> Evolution:
+def evolve(profile: profiles.Profile, history: list[Snapshot], data: Data) -> Evolution:
     """What became of the features, found in `runs/<profile>/evolution.safetensors` or made now;
     numbers of images and maps as in `evolution:`.
     """

@@ -1,7 +1,5 @@
 """Fig. 4: feature maps through training, and how soon each layer settles."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ WIDTH = 13.0  # inches
 
 
 def evolution_tiles(
-    history: Sequence[Snapshot], images: Images, layer: LayerEvolution, channels: torch.Tensor
+    history: list[Snapshot], images: Images, layer: LayerEvolution, channels: torch.Tensor
 ) -> list[list[np.ndarray]]:
     """For each channel its projection at every snapshot but the untrained one, each on its own
     scale and cut to the receptive field (h, w, 3).
@@ -24,9 +22,11 @@ def evolution_tiles(
     """
     columns = []
     for s, snapshot in [(s, one) for s, one in enumerate(history) if one.part]:
-        units = torch.stack([layer.row[s], layer.col[s]], 1)[channels]
         found = Deconvnet(snapshot.features).project_patches(
-            images.batch(layer.image[s, channels]), layer.name, channels, units
+            images.batch(layer.image[s, channels]),
+            layer.name,
+            channels,
+            torch.stack([layer.row[s], layer.col[s]], 1)[channels],
         )
         places = zip(found.pixels, found.corner.tolist(), found.box.tolist(), strict=True)
         columns.append([field_tile(drawn(one), *where, images.size) for one, *where in places])
@@ -163,8 +163,14 @@ def curves_figure(found: Evolution, title: str, level: float = 0.9) -> plt.Figur
             if values is not None and number in ends:
                 low, high = values.quantile(torch.tensor([0.25, 0.75], dtype=values.dtype), dim=1)
                 axis.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
-            when = settled(epochs, curve, level)
-            axis.plot(when, level, marker="D", color=colour, markersize=6, markeredgecolor="white")
+            axis.plot(
+                settled(epochs, curve, level),
+                level,
+                marker="D",
+                color=colour,
+                markersize=6,
+                markeredgecolor="white",
+            )
     for axis, name in zip(panels, names, strict=True):
         axis.axhline(level, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
         chart(axis, name, xlabel="epoch", ylim=(-0.02, 1.02), xlim=(0, float(epochs[-1])))

@@ -10,8 +10,6 @@ Layers are the paper's (`paper_layers`): the rectified maps of layer n, the conv
 and what follows up to the next convolution.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
@@ -28,10 +26,9 @@ def stages(features: nn.Sequential, layer: int) -> list[str]:
     Raises ValueError for a layer that the net does not have.
     """
     layers = trace.paper_layers(features)
-    if layer not in layers:
-        raise errors.UserError(
-            f"no layer {layer!r}: this net has layers {', '.join(map(str, layers))}"
-        )
+    errors.require(
+        layer in layers, f"no layer {layer!r}: this net has layers {', '.join(map(str, layers))}"
+    )
     names, modules = zip(*features.named_children(), strict=True)
     convolutions = [i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
     relu = names.index(layers[layer])
@@ -51,7 +48,7 @@ def describe(
     features: nn.Sequential,
     maps: dict[str, torch.Tensor],
     image: int,
-    channels: Sequence[int],
+    channels: list[int],
     input_size: int,
 ) -> list[dict[str, object]]:
     """One row per stage and channel of image number `image` in `maps`: map size, smallest and
@@ -84,7 +81,7 @@ def describe(
 
 @torch.no_grad()
 def extremes(
-    features: nn.Sequential, dataset, names: Sequence[str], batch_size: int = 64
+    features: nn.Sequential, dataset, names: list[str], batch_size: int = 64
 ) -> dict[str, torch.Tensor]:
     """The smallest and the largest value of every channel over a data set of (image, label), in one
     pass: {name: (C, 2)} on the CPU.
@@ -99,14 +96,17 @@ def extremes(
 
 
 def run_extremes(
-    profile: profiles.Profile, model: nn.Module, images: Images, names: Sequence[str]
+    profile: profiles.Profile, model: nn.Module, images: Images, names: list[str]
 ) -> dict[str, torch.Tensor]:
     """The profile's `extremes`, found in `runs/<profile>/extremes.safetensors` or measured now."""
-    weights = keys.tensors_hash(model.features.state_dict())
-    key = keys.key_of(weights, images.fingerprint, list(names), keys.code_key(extremes))
     tensors, _ = artefacts.artefact(
         profile.runs / "extremes.safetensors",
-        key,
+        keys.key_of(
+            keys.tensors_hash(model.features.state_dict()),
+            images.fingerprint,
+            list(names),
+            keys.code_key(extremes),
+        ),
         lambda: (
             extremes(model.features, images, names),
             provenance.record(profile, n=len(images)),

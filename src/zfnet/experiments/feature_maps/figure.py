@@ -1,7 +1,5 @@
 """Feature maps of one image, stage by stage."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import torch
 
@@ -12,9 +10,9 @@ from zfnet.plots import captioned, outline, show, to_rgb
 
 def feature_maps_figure(
     images: Images,
-    indices: Sequence[int],
-    maps: Sequence[dict[str, torch.Tensor]],
-    channels: Sequence[dict[str, torch.Tensor]],
+    indices: list[int],
+    maps: list[dict[str, torch.Tensor]],
+    channels: list[dict[str, torch.Tensor]],
     fields: dict[str, ReceptiveField],
     title: str,
     choice: str = "the largest total activity",
@@ -50,7 +48,29 @@ def feature_maps_figure(
             outline(first, box, edgecolor="white", linewidth=1.1)
             outline(first, box, edgecolor="black", linewidth=0.4)
         for axis, channel in zip(panels, chosen.tolist(), strict=True):
-            _panel(axis, values[channel], channel)
+            # in its own grey scale, its range above it, its largest value circled
+            low, high = float(values[channel].min()), float(values[channel].max())
+            top = max(abs(low), abs(high)) or 1.0
+            axis.imshow(
+                values[channel],
+                cmap="gray",
+                vmin=-top if low < 0 else 0,
+                vmax=top,
+                interpolation="nearest",
+            )
+            axis.set(xticks=[], yticks=[], frame_on=False)
+            axis.set_title(f"map {channel}\n{low:.3g} … {high:.3g}", fontsize=8)
+            if high > 0:
+                row, col = divmod(int(values[channel].argmax()), width)
+                axis.plot(
+                    col,
+                    row,
+                    marker="o",
+                    markersize=5,
+                    markerfacecolor="none",
+                    markeredgecolor="#ff3030",
+                    markeredgewidth=1.1,
+                )
     return captioned(
         figure,
         title,
@@ -60,16 +80,3 @@ def feature_maps_figure(
         " mid-grey is 0 and the largest absolute value is black or white; after it black is 0 and"
         " the largest value white. Red: the largest value.",
     )
-
-
-def _panel(axis, values: torch.Tensor, channel: int) -> None:
-    """One map in its own grey scale, its range above it, its largest value circled."""
-    low, high = float(values.min()), float(values.max())
-    top = max(abs(low), abs(high)) or 1.0
-    axis.imshow(values, cmap="gray", vmin=-top if low < 0 else 0, vmax=top, interpolation="nearest")
-    axis.set(xticks=[], yticks=[], frame_on=False)
-    axis.set_title(f"map {channel}\n{low:.3g} … {high:.3g}", fontsize=8)
-    if high > 0:
-        row, col = divmod(int(values.argmax()), values.shape[1])
-        ring = {"markerfacecolor": "none", "markeredgecolor": "#ff3030", "markeredgewidth": 1.1}
-        axis.plot(col, row, marker="o", markersize=5, **ring)

@@ -8,7 +8,6 @@ convolution at every pixel followed by sampling, so the share of its full-resolu
 above that frequency is exactly the share that aliases.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,10 +56,9 @@ def filter_rms(weight: torch.Tensor) -> torch.Tensor:
     """Root mean square of every filter (maps, channels, k, k), float64 (maps,): what the paper's
     recipe bounds by 0.1.
     """
-    if weight.ndim != 4:
-        raise errors.UserError(
-            f"weight: expected (maps, channels, k, k), got {tuple(weight.shape)}"
-        )
+    errors.require(
+        weight.ndim == 4, f"weight: expected (maps, channels, k, k), got {tuple(weight.shape)}"
+    )
     return weight.detach().cpu().double().square().mean((1, 2, 3)).sqrt()
 
 
@@ -77,8 +75,12 @@ def count_filters(weight: torch.Tensor, strongest: torch.Tensor | None = None) -
             f"strongest: expected one value for each of the {len(rms)} filters, got"
             f" {tuple(strongest.shape)}"
         )
-    silent = None if strongest is None else strongest.cpu() <= 0
-    return FilterCounts(rms, rms < DEAD * rms.median(), rms > DOMINATING * rms.median(), silent)
+    return FilterCounts(
+        rms,
+        rms < DEAD * rms.median(),
+        rms > DOMINATING * rms.median(),
+        None if strongest is None else strongest.cpu() <= 0,
+    )
 
 
 @torch.no_grad()
@@ -95,7 +97,7 @@ def map_shares(
     layer: nn.Conv2d,
     images: Images,
     indices: torch.Tensor,
-    limits: Sequence[float],
+    limits: list[float],
     batch_size: int = 10,
 ) -> list[float]:
     """The share, 0..1, of the energy of `layer`'s maps on these images that lies above each
@@ -111,7 +113,7 @@ def map_shares(
     )
 
 
-def noise_shares(layer: nn.Conv2d, limits: Sequence[float], side: int = 64) -> list[float]:
+def noise_shares(layer: nn.Conv2d, limits: list[float], side: int = 64) -> list[float]:
     """The same as `map_shares` for white noise instead of images: what the filters themselves let
     pass. Passing all alike: 1 - 1 / stride^2.
     """
@@ -206,16 +208,17 @@ def compared(profile: profiles.Profile, data: Data) -> dict[str, tuple[profiles.
     `runs/<profile>/filters/`. Raises ValueError for a pretrained profile, which has nothing to
     train.
     """
-    if profile.training is None:
-        raise errors.UserError(
-            f"profile {profile.name!r} is pretrained: there is no training to repeat. Choose one"
-            " with a `training:` section, such as demo"
-        )
+    errors.require(
+        profile.training is not None,
+        f"profile {profile.name!r} is pretrained: there is no training to repeat. Choose one"
+        " with a `training:` section, such as demo",
+    )
     config, nets = profile.filters, {}
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(profile.seed))
     few = data.train.subset(order[: config.images].sort().values)
-    parts = (replace(images, gain=config.gain) for images in (few, data.val, data.test))
-    data = Data(*parts, data.classes)
+    data = Data(
+        *(replace(images, gain=config.gain) for images in (few, data.val, data.test)), data.classes
+    )
     for name, net, rms in (
         ("zfnet-free", "zfnet", None),
         ("alexnet", "alexnet", config.rms),
@@ -234,12 +237,14 @@ def compared(profile: profiles.Profile, data: Data) -> dict[str, tuple[profiles.
             flip=profile.training.flip,
             ten_crop=False,
         )
-        own = replace(
-            profile,
-            name=f"{profile.name}/filters/{name}",
-            data=replace(profile.data, gain=config.gain),
-            model=model,
-            training=training,
+        nets[name] = (
+            replace(
+                profile,
+                name=f"{profile.name}/filters/{name}",
+                data=replace(profile.data, gain=config.gain),
+                model=model,
+                training=training,
+            ),
+            data,
         )
-        nets[name] = own, data
     return nets

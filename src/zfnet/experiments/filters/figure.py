@@ -1,7 +1,5 @@
 """First-layer filters, and the second layer's projections (Fig. 6)."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -43,8 +41,8 @@ def unit_tiles(
 
 def two_layers_figure(
     filters: dict[str, tuple[torch.Tensor, FilterCounts]],
-    projections: dict[str, Sequence[np.ndarray]],
-    curves: dict[str, tuple[Sequence[float], Sequence[float], int]],
+    projections: dict[str, list[np.ndarray]],
+    curves: dict[str, tuple[list[float], list[float], int]],
     title: str,
 ) -> plt.Figure:
     """Fig. 6: on top the nets' first-layer filters, below projections of second-layer maps, and at
@@ -60,24 +58,46 @@ def two_layers_figure(
     for cell, (name, (weight, counts)) in zip(
         top.subgridspec(1, len(filters), wspace=0.06), filters.items(), strict=False
     ):
-        _filters(
-            figure.add_subplot(cell), weight.detach().cpu(), counts, f"({next(letters)}) {name}"
+        axes, weight = figure.add_subplot(cell), weight.detach().cpu()
+        columns, side = max(1, round((len(weight) * 4 / 3) ** 0.5)), weight.shape[-1] + 1
+        show(
+            axes,
+            mosaic(list(drawn(weight)), columns),
+            f"({next(letters)}) {name}",
+            interpolation="nearest",
+            fontsize=9.5,
         )
+        dead = counts.dead if counts.silent is None else counts.dead | counts.silent
+        for colour, marked in (("red", counts.dominating), ("blue", dead)):
+            for i in marked.nonzero().flatten().tolist():
+                axes.add_patch(
+                    plt.Rectangle(
+                        (i % columns * side - 1, i // columns * side - 1),
+                        side,
+                        side,
+                        fill=False,
+                        edgecolor=colour,
+                        linewidth=1.5,
+                        clip_on=False,
+                    )
+                )
     cells = bottom.subgridspec(
         1, len(projections) + 1, wspace=0.06, width_ratios=[*[1] * len(projections), 0.74]
     )
     for cell, (name, tiles) in zip(cells, projections.items(), strict=False):
-        columns = -(-len(tiles) // max(1, round(len(tiles) ** 0.5)))
         show(
             figure.add_subplot(cell),
-            mosaic(tiles, columns, max(1, tiles[0].shape[0] // 20)),
+            mosaic(
+                tiles,
+                -(-len(tiles) // max(1, round(len(tiles) ** 0.5))),
+                max(1, tiles[0].shape[0] // 20),
+            ),
             f"({next(letters)}) {name}",
             interpolation="nearest" if tiles[0].shape[0] < 40 else "antialiased",
             fontsize=9.5,
         )
-    inner = cells[0, len(projections)].subgridspec(1, 2, width_ratios=(0.16, 1))
     _curves(
-        figure.add_subplot(inner[1]),
+        figure.add_subplot(cells[0, len(projections)].subgridspec(1, 2, width_ratios=(0.16, 1))[1]),
         curves,
         f"({next(letters)}) energy of the layer-1 maps\nabove a frequency",
     )
@@ -95,22 +115,7 @@ def two_layers_figure(
     )
 
 
-def _filters(axes, weight: torch.Tensor, counts: FilterCounts, title: str) -> None:
-    """A sheet of filters, framed where they dominate or are dead."""
-    columns, side = max(1, round((len(weight) * 4 / 3) ** 0.5)), weight.shape[-1] + 1
-    sheet = mosaic(list(drawn(weight)), columns)
-    show(axes, sheet, title, interpolation="nearest", fontsize=9.5)
-    dead = counts.dead if counts.silent is None else counts.dead | counts.silent
-    for colour, marked in (("red", counts.dominating), ("blue", dead)):
-        for i in marked.nonzero().flatten().tolist():
-            corner = i % columns * side - 1, i // columns * side - 1
-            line = {"edgecolor": colour, "linewidth": 1.5, "clip_on": False}
-            axes.add_patch(plt.Rectangle(corner, side, side, fill=False, **line))
-
-
-def _curves(
-    axes, curves: dict[str, tuple[Sequence[float], Sequence[float], int]], title: str
-) -> None:
+def _curves(axes, curves: dict[str, tuple[list[float], list[float], int]], title: str) -> None:
     """Share of the energy above each frequency, a dot and its value at each net's Nyquist
     frequency; the labels one below the other, in the upper right.
     """
@@ -132,7 +137,14 @@ def _curves(
             color=colour,
             transform=axes.transAxes,
         )
-    scales = {"xlim": (0, 0.5), "yscale": "log", "ylim": (floor, 1)}
-    labels = {"xlabel": "frequency (cycles per pixel)", "ylabel": "share above it"}
-    chart(axes, title, 9.5, **labels, **scales)
+    chart(
+        axes,
+        title,
+        9.5,
+        xlabel="frequency (cycles per pixel)",
+        ylabel="share above it",
+        xlim=(0, 0.5),
+        yscale="log",
+        ylim=(floor, 1),
+    )
     axes.tick_params(labelsize=8)

@@ -12,7 +12,6 @@ view first; beyond it the mean colour of the training data does. Bilinear, 8 bit
 Shifts are whole pixels, so that interpolation does not count as translation.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,12 +74,11 @@ def amounts(kind: str, size: int) -> torch.Tensor:
 
 
 def _check(kind: str) -> None:
-    if kind not in KINDS:
-        raise errors.UserError(f"kind = {kind!r}: choose one of {', '.join(KINDS)}")
+    errors.require(kind in KINDS, f"kind = {kind!r}: choose one of {', '.join(KINDS)}")
 
 
 def transform(
-    images: Images, indices: Sequence[int] | torch.Tensor, kind: str, amount: float
+    images: Images, indices: list[int] | torch.Tensor, kind: str, amount: float
 ) -> torch.Tensor:
     """The centre crops of transformed images as pixels, uint8 (B, 3, S, S). ValueError for an
     unknown kind or a scale that is not positive.
@@ -88,8 +86,7 @@ def transform(
     from torchvision.transforms.v2.functional import InterpolationMode, affine
 
     _check(kind)
-    if kind == "scale" and not amount > 0:
-        raise errors.UserError(f"scale = {amount}: must be positive")
+    errors.require(kind != "scale" or amount > 0, f"scale = {amount}: must be positive")
     top, left = images.corner
     moved = affine(
         images.pixels[torch.as_tensor(indices)],
@@ -133,11 +130,11 @@ def measure(
     `targets` (N,): the label whose probability is followed, the true one where the net knows it.
     ValueError for another number of them, or one that is not an output of the net.
     """
-    if targets.shape != (len(images),):
-        raise errors.UserError(
-            f"targets: expected one label for each of the {len(images)} images, got"
-            f" {tuple(targets.shape)}"
-        )
+    errors.require(
+        targets.shape == (len(images),),
+        f"targets: expected one label for each of the {len(images)} images, got"
+        f" {tuple(targets.shape)}",
+    )
     steps = amounts(kind, images.size) if steps is None else steps
     device, parts = next(model.parameters()).device, []
     for indices in tqdm(
@@ -148,21 +145,28 @@ def measure(
         disable=None,
     ):
         clean = hidden(model, images.normalise(images.pictures(indices).to(device)))
-        if (outputs := clean[2].shape[1]) <= int(targets.max()) or int(targets.min()) < 0:
-            raise errors.UserError(
-                f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels"
-                f" from 0 to {outputs - 1}"
-            )
+        errors.require(
+            int(targets.min()) >= 0 and int(targets.max()) < clean[2].shape[1],
+            f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels"
+            f" from 0 to {clean[2].shape[1] - 1}",
+        )
         rows = []
         for amount in steps.tolist():
-            pixels = transform(images, indices, kind, amount).to(device)
-            moved = hidden(model, images.normalise(pixels))
+            moved = hidden(
+                model, images.normalise(transform(images, indices, kind, amount).to(device))
+            )
             distances = [
                 torch.linalg.vector_norm(a - b, dim=1).double().cpu()
                 for a, b in zip(moved[:2], clean[:2], strict=True)
             ]
-            chosen = moved[2].double().softmax(1).cpu().gather(1, targets[indices, None])[:, 0]
-            rows.append(torch.stack([*distances, chosen]))
+            rows.append(
+                torch.stack(
+                    [
+                        *distances,
+                        moved[2].double().softmax(1).cpu().gather(1, targets[indices, None])[:, 0],
+                    ]
+                )
+            )
         parts.append(torch.stack(rows, 2))
     return Invariance(kind, steps, *torch.cat(parts, 1), targets)
 
@@ -185,8 +189,11 @@ def run_invariance(
         }
         return tensors, provenance.record(profile, n=len(images))
 
-    key = keys.key_of(weights, images.fingerprint, targets.tolist(), code)
-    tensors, _ = artefacts.artefact(profile.runs / "invariance.safetensors", key, build)
+    tensors, _ = artefacts.artefact(
+        profile.runs / "invariance.safetensors",
+        keys.key_of(weights, images.fingerprint, targets.tolist(), code),
+        build,
+    )
     return {
         kind: Invariance(kind, *(tensors[f"{kind}/{name}"] for name in names), targets)
         for kind in KINDS
@@ -224,17 +231,15 @@ def linearity(found: Invariance, layer: int, limit: float) -> torch.Tensor:
 
 
 def _distances(found: Invariance, layer: int) -> torch.Tensor:
-    if layer not in (1, 7):
-        raise errors.UserError(f"layer = {layer}: distances are measured at layers 1 and 7")
+    errors.require(layer in (1, 7), f"layer = {layer}: distances are measured at layers 1 and 7")
     return found.layer1 if layer == 1 else found.layer7
 
 
-def turned(found: Invariance, angles: Sequence[float]) -> torch.Tensor:
+def turned(found: Invariance, angles: list[float]) -> torch.Tensor:
     """The probability of the true label after rotations by `angles` degrees, interpolated linearly
     between those measured: (N, len(angles)).
     """
-    if found.kind != "rotation":
-        raise errors.UserError(f"kind = {found.kind!r}: angles belong to a rotation")
+    errors.require(found.kind == "rotation", f"kind = {found.kind!r}: angles belong to a rotation")
     return torch.from_numpy(
         np.stack(
             [
@@ -246,7 +251,7 @@ def turned(found: Invariance, angles: Sequence[float]) -> torch.Tensor:
 
 
 def rotation_rows(
-    found: Invariance, classes: Sequence[str], symmetry: Mapping[str, int] | None = None
+    found: Invariance, classes: tuple[str, ...], symmetry: dict[str, int] | None = None
 ) -> list[dict[str, object]]:
     """One row per class among the targets: the probability of the true label over all angles but 0,
     as means over its images; the most stable class first.
@@ -288,16 +293,19 @@ def invariance_rows(found: dict[str, Invariance]) -> list[dict[str, object]]:
     rows = []
     for kind, sweep in found.items():
         for t, amount in enumerate(sweep.amounts.tolist()):
-            row = {
-                "transformation": kind,
-                "amount": round(amount, 4),
-                "images": len(sweep.targets),
+            columns = {
+                name: getattr(sweep, name)[:, t] for name in ("layer1", "layer7", "probability")
             }
-            for name in ("layer1", "layer7", "probability"):
-                values = getattr(sweep, name)[:, t]
-                row |= {
-                    f"{name}_mean": round(values.mean().item(), 4),
-                    f"{name}_std": round(values.std().item(), 4),
+            rows.append(
+                {
+                    "transformation": kind,
+                    "amount": round(amount, 4),
+                    "images": len(sweep.targets),
+                    **{
+                        f"{name}_{measure}": round(value.item(), 4)
+                        for name, values in columns.items()
+                        for measure, value in (("mean", values.mean()), ("std", values.std()))
+                    },
                 }
-            rows.append(row)
+            )
     return rows

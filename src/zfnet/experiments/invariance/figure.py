@@ -1,7 +1,5 @@
 """Fig. 5: images under translation, scale and rotation, and how far their features go."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -20,9 +18,9 @@ UNITS = {"translation": "{:+.0f} px", "scale": "×{:.2g}", "rotation": "{:.0f}°
 
 def invariance_figure(
     images: Images,
-    indices: Sequence[int],
+    indices: list[int],
     found: dict[str, Invariance],
-    classes: Sequence[str],
+    classes: tuple[str, ...],
     title: str,
     followed: str = "the true label",
 ) -> plt.Figure:
@@ -63,9 +61,13 @@ def invariance_figure(
                 linestyle="--",
                 label=f"mean of {len(values)}",
             )
-            ends = float(sweep.amounts[0]), float(sweep.amounts[-1])
-            high = 1.03 if values is sweep.probability else None
-            chart(axis, name, xlabel=AXES[kind], xlim=ends, ylim=(0, high))
+            chart(
+                axis,
+                name,
+                xlabel=AXES[kind],
+                xlim=(float(sweep.amounts[0]), float(sweep.amounts[-1])),
+                ylim=(0, 1.03 if values is sweep.probability else None),
+            )
             if kind == "rotation":
                 axis.set_xticks(range(0, 360, 90))
     axes[0, 3].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
@@ -95,6 +97,12 @@ def _examples(axis, images: Images, indices: list[int], sweep: Invariance, colou
             plt.Rectangle((-3.2 * gap, i * step), 1.6 * gap, side, color=colour, clip_on=False)
         )
     for n, amount in enumerate(shown):
-        text = UNITS[sweep.kind].format(amount).replace("+0 ", "0 ").replace("-", "−")
-        style = {"ha": "center", "va": "bottom", "fontsize": 7.5, "color": "0.25"}
-        axis.text(n * step + side / 2, -gap, text, **style)
+        axis.text(
+            n * step + side / 2,
+            -gap,
+            UNITS[sweep.kind].format(amount).replace("+0 ", "0 ").replace("-", "−"),
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color="0.25",
+        )

@@ -1,9 +1,6 @@
 """The panels of Fig. 7."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 
 from zfnet.data.images import Images
@@ -13,10 +10,10 @@ from zfnet.plots import CONTRAST, captioned, centres, drawn, hidden_most, label_
 
 def occlusion_figure(
     images: Images,
-    indices: Sequence[int],
-    occlusions: Sequence[Occlusion],
-    projections: Sequence[torch.Tensor],
-    classes: Sequence[str],
+    indices: list[int],
+    occlusions: list[Occlusion],
+    projections: list[torch.Tensor],
+    classes: tuple[str, ...],
     title: str,
     known: bool = True,
 ) -> plt.Figure:
@@ -46,9 +43,13 @@ def occlusion_figure(
         row[0].set_ylabel(f"{'' if known else 'guess: '}{classes[found.target]}", fontsize=10)
         look = {"cmap": "jet", "vmin": 0, "extent": centres(found), "interpolation": "nearest"}
         figure.colorbar(row[1].imshow(found.activity.numpy(), **look), ax=row[1], fraction=0.046)
-        row[2].imshow(_framed(own))
-        chances = row[3].imshow(found.probability.numpy(), vmax=1, **look)
-        figure.colorbar(chances, ax=row[3], fraction=0.046)
+        # as 2x2 on one scale, a black frame around this image's own
+        tiles, edge = drawn(own), max(1, own.shape[2] // 40)
+        tiles[0, :edge] = tiles[0, -edge:] = tiles[0, :, :edge] = tiles[0, :, -edge:] = 0
+        row[2].imshow(mosaic(tiles, 2, 2))
+        figure.colorbar(
+            row[3].imshow(found.probability.numpy(), vmax=1, **look), ax=row[3], fraction=0.046
+        )
         label_map(row[4], found, classes, look["extent"])
         # on the image's own coordinates, so that the panels can be laid over (a)
         for axis in (row[1], row[3], row[4]):
@@ -64,11 +65,3 @@ def occlusion_figure(
         " image's coordinates, grey where no centre comes; (b) begins at 0. (c): black frame,"
         f" this image; the others, the map's strongest images. {CONTRAST}",
     )
-
-
-def _framed(projections: torch.Tensor) -> np.ndarray:
-    """Four projections (4, 3, H, W) as 2x2 on one scale, a black frame around the first."""
-    tiles = drawn(projections)
-    edge = max(1, tiles.shape[1] // 40)
-    tiles[0, :edge] = tiles[0, -edge:] = tiles[0, :, :edge] = tiles[0, :, -edge:] = 0
-    return mosaic(tiles, 2, 2)

@@ -1,9 +1,8 @@
 """What each layer knows: linear classifiers on its features (section 5.3 and Table 7)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import NONE, Experiment, Result, Rows, measured, one
+from zfnet.experiments import NONE, Experiment, Result, Results, Rows, measured, one
 from zfnet.store.schema import Distinct, Positive
 
 STEM = "15_probes"
@@ -20,7 +19,7 @@ class ProbesConfig:
     features: Positive[int] = 4096
 
 
-def results() -> Iterator[Result]:
+def results() -> Results:
     from zfnet.experiments.probes.compute import PAPER
 
     def accuracy(rows: Rows, layer: str) -> str:

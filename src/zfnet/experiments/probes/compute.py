@@ -109,12 +109,13 @@ def probe(
     `grid` has the values of C to choose from, by default those of `GRID`. ValueError for another
     kind.
     """
-    if kind not in GRID:
-        raise errors.UserError(f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
-    turned = zip(coordinates(train[0], val[0], test[0]), (train[1], val[1], test[1]), strict=True)
-    train, val, test = turned
-    build = {"svm": linear.svm, "softmax": linear.softmax}[kind]
-    classifier, strength = linear.fit_best(build, train, val, grid or GRID[kind])
+    errors.require(kind in GRID, f"kind = {kind!r}: choose one of {', '.join(map(repr, GRID))}")
+    train, val, test = zip(
+        coordinates(train[0], val[0], test[0]), (train[1], val[1], test[1]), strict=True
+    )
+    classifier, strength = linear.fit_best(
+        {"svm": linear.svm, "softmax": linear.softmax}[kind], train, val, grid or GRID[kind]
+    )
     return linear.accuracy(classifier, test), strength
 
 
@@ -125,12 +126,12 @@ def draw(labels: torch.Tensor, per_class: int, seed: int) -> torch.Tensor:
     generator, rows = torch.Generator().manual_seed(seed), []
     for label in labels.unique():
         own = (labels == label).nonzero().flatten()
-        if len(own) < per_class:
-            raise errors.UserError(
-                f"class {int(label)} has {len(own)} training images, fewer than the {per_class} of"
-                " the probes: lower `probes: per_class:` in the profile, or `data: validation:` and"
-                " `data: test:`"
-            )
+        errors.require(
+            len(own) >= per_class,
+            f"class {int(label)} has {len(own)} training images, fewer than the {per_class} of"
+            " the probes: lower `probes: per_class:` in the profile, or `data: validation:` and"
+            " `data: test:`",
+        )
         rows.append(own[torch.randperm(len(own), generator=generator)[:per_class]])
     return torch.stack(rows)
 
@@ -230,13 +231,18 @@ def run_grids(
             rows.append((layer, taken[0][layer].shape[1], probe("svm", *labelled)[0]))
         return {"rows": torch.tensor(rows, dtype=torch.float64)}, provenance.record(profile)
 
-    limits = (config.features // 16, config.features, config.features * 4)
-    for limit in tqdm(limits, desc="grids", leave=False, disable=None):
+    for limit in tqdm(
+        (config.features // 16, config.features, config.features * 4),
+        desc="grids",
+        leave=False,
+        disable=None,
+    ):
         own = keys.key_of(key, limit, max(config.per_class), list(layers), most)
         file = profile.runs / "probes" / f"grid-{limit}.safetensors"
         rows += artefacts.artefact(file, own, functools.partial(build, limit))[0]["rows"].tolist()
-    found = {(int(layer), int(count)): accuracy for layer, count, accuracy in rows}
-    return dict(sorted(found.items()))
+    return dict(
+        sorted({(int(layer), int(count)): accuracy for layer, count, accuracy in rows}.items())
+    )
 
 
 def _key(profile: profiles.Profile, model: nn.Module, data: Data) -> str:

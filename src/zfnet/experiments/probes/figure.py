@@ -45,8 +45,7 @@ def probes_figure(
             )
             for (name, kind, layer), values in found.accuracy.items():
                 if (name, kind, style) == (net, "softmax", "-"):
-                    mean = 100 * values[n].mean()
-                    ours.plot(layer + 0.13, mean, "x", color=colour, markersize=6)
+                    ours.plot(layer + 0.13, 100 * values[n].mean(), "x", color=colour, markersize=6)
             ours.annotate(
                 f"{size} a class",
                 (max(curve), means[-1]),

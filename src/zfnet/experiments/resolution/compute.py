@@ -8,7 +8,6 @@ image are asked what they see now.
     rows = compare(model.features, images, indices, [96, 64, 32, 16], {3: "relu3", 5: "relu5"})
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 
 from zfnet.data.images import Images
 from zfnet.methods import deconv, spectrum, top_activations
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 
 CIFAR = 32  # pixels a side of CIFAR-10's images
 
@@ -27,12 +26,15 @@ def reduced(pixels: torch.Tensor, side: int) -> torch.Tensor:
 
     A side of H or more changes nothing. Raises ValueError for a side below 1.
     """
-    if side < 1:
-        raise UserError(f"side = {side}: images keep at least 1 pixel")
+    require(side >= 1, f"side = {side}: images keep at least 1 pixel")
     whole = tuple(pixels.shape[-2:])
     for size in ((side, side), whole) if side < min(whole) else ():
-        seen = nn.functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
-        pixels = seen.round_().clamp_(0, 255).to(torch.uint8)
+        pixels = (
+            nn.functional.interpolate(pixels.float(), size, mode="bicubic", antialias=True)
+            .round_()
+            .clamp_(0, 255)
+            .to(torch.uint8)
+        )
     return pixels
 
 
@@ -41,8 +43,9 @@ def reduced_images(images: Images, side: int) -> Images:
     alike. Raises ValueError for a side below 1.
     """
     stored = max(1, round(side * images.pixels.shape[-1] / images.size)) if side >= 1 else side
-    pixels = torch.cat([reduced(part, stored) for part in images.pixels.split(256)])
-    return replace(images, pixels=pixels)
+    return replace(
+        images, pixels=torch.cat([reduced(part, stored) for part in images.pixels.split(256)])
+    )
 
 
 def inputs(images: Images, indices: torch.Tensor, side: int) -> torch.Tensor:
@@ -61,8 +64,8 @@ def compare(
     features: nn.Sequential,
     images: Images,
     indices: torch.Tensor,
-    sides: Sequence[int],
-    layers: Mapping[int, str],
+    sides: list[int],
+    layers: dict[int, str],
 ) -> list[dict[str, float]]:
     """For each layer {number: name} and side, means over the images: what becomes of the unit that
     was strongest on the whole image, and of its projection.
@@ -94,7 +97,7 @@ def compare(
     return rows
 
 
-def in_all(found: Sequence[top_activations.TopActivations]) -> top_activations.TopActivations:
+def in_all(found: list[top_activations.TopActivations]) -> top_activations.TopActivations:
     """The first of one layer's scans of several data sets, with the smallest value of all at each
     place: what fires in it fires in all of them.
     """
@@ -114,8 +117,12 @@ def fine_shares(
     limits, deconvnet = [fine(images.size)], deconv.Deconvnet(features)
     above = total = 0.0
     for channel in channels.tolist():
-        position = torch.stack([top.row[channel], top.col[channel]], 1)
-        found = deconvnet.project(images.batch(top.image[channel]), layer, channel, position)
+        found = deconvnet.project(
+            images.batch(top.image[channel]),
+            layer,
+            channel,
+            torch.stack([top.row[channel], top.col[channel]], 1),
+        )
         more, everything = spectrum.energy_above(found, limits)
         above, total = above + float(more[0]), total + float(everything)
     return spectrum.image_shares(images, top.image[channels].flatten().unique(), limits)[

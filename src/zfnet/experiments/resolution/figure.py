@@ -1,7 +1,5 @@
 """Projections of images of few pixels and of many, side by side."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import torch
 
@@ -9,7 +7,7 @@ from zfnet.plots import CONTRAST, captioned, drawn, mosaic, show, to_rgb
 
 
 def beside_figure(
-    sheets: Mapping[str, Mapping[int, tuple[list, list, torch.Tensor]]], title: str
+    sheets: dict[str, dict[int, tuple[list, list, torch.Tensor]]], title: str
 ) -> plt.Figure:
     """Fig. 2 of several data sets side by side: a column each, a row for each layer; above the nine
     projections of a map, below the nine patches.
@@ -31,8 +29,14 @@ def beside_figure(
             blocks = [mosaic(block, 3, max(1, side // 40)) for block in (*projections, *patches)]
             gap = max(3, blocks[0].shape[0] // 14)
             sharp, name = "nearest" if side < 40 else "antialiased", f"{heading}: layer {layer}"
-            sheet = mosaic(blocks, len(projections), gap)
-            show(axis, sheet, name, interpolation=sharp, fontsize=10, pad=10)
+            show(
+                axis,
+                mosaic(blocks, len(projections), gap),
+                name,
+                interpolation=sharp,
+                fontsize=10,
+                pad=10,
+            )
             for n, channel in enumerate(channels.tolist()):
                 x, y = n * (blocks[0].shape[1] + gap), -gap * 0.15
                 axis.text(x, y, f"{channel}", fontsize=6.5, color="0.35", va="bottom")
@@ -45,10 +49,10 @@ def beside_figure(
 
 
 def reduced_figure(
-    pictures: Sequence[torch.Tensor],
-    projections: Mapping[int, Sequence[torch.Tensor]],
-    sides: Sequence[int],
-    rows: Sequence[dict],
+    pictures: list[torch.Tensor],
+    projections: dict[int, list[torch.Tensor]],
+    sides: list[int],
+    rows: list[dict],
     title: str,
 ) -> plt.Figure:
     """One image at several resolutions, what its strongest unit of each layer projects there, and

@@ -19,21 +19,80 @@ another image, gave; and the image's own edges, which no net has drawn.
 """
 
 import copy
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
+from scipy.stats import ConstantInputWarning, spearmanr
+from skimage.filters import sobel
+from skimage.metrics import structural_similarity
 from torch import nn
 
 from zfnet.data.images import Images
-from zfnet.experiments.sanity_checks.likeness import edges, same_place, similarity
 from zfnet.graph import trace, windows
 from zfnet.methods import deconv, localisation, top_activations
 from zfnet.models.build import build_model
+from zfnet.plots.contrast import drawn
 from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 MEASURES = ("spearman", "ssim", "edges", "energy inside")
 CONTROLS = ("another map", "another image")
+
+
+def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Spearman's rank correlation of two tensors of one size, ties at their average rank; NaN where
+    one is constant.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return float(spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic)
+
+
+def as_drawn(picture: torch.Tensor) -> np.ndarray:
+    """A picture (3, h, w) as the figures draw it on a scale of its own, in 0..1: zero is 0.5."""
+    return drawn(picture).transpose(2, 0, 1)
+
+
+def same_place(a: torch.Tensor, b: torch.Tensor, box: tuple[int, int, int, int]) -> float:
+    """The rank correlation of the absolute values, summed over colours, of two pictures (3, H, W)
+    inside a box.
+    """
+    top, left, bottom, right = box
+    return spearman(*(picture[:, top:bottom, left:right].abs().sum(0) for picture in (a, b)))
+
+
+def similarity(
+    a: torch.Tensor, b: torch.Tensor, box: tuple[int, int, int, int]
+) -> tuple[float, float]:
+    """How alike two pictures (3, H, W) are inside the unit's receptive field (top, left, bottom,
+    right): (Spearman, SSIM), each at most 1.
+
+    Spearman: the rank correlation of the pixels' absolute values, summed over colours (where is
+    it?). SSIM: the structural similarity of the pictures as they are drawn, mid-grey for zero, in
+    windows of 7 pixels (does it look the same?).
+    """
+    top, left, bottom, right = box
+    first, second = (picture[:, top:bottom, left:right] for picture in (a, b))
+    side = min(first.shape[1:])
+    return same_place(a, b, box), float(
+        structural_similarity(
+            as_drawn(first),
+            as_drawn(second),
+            win_size=min(7, side - 1 + side % 2),
+            channel_axis=0,
+            data_range=1.0,
+        )
+    )
+
+
+def edges(inputs: torch.Tensor) -> torch.Tensor:
+    """The edges of images (N, 3, H, W): the length of Sobel's gradient of each colour, on the CPU;
+    no net has a part in them.
+    """
+    return torch.from_numpy(
+        np.stack([sobel(plane) for plane in inputs.double().flatten(0, 1).cpu().numpy()])
+    ).view(inputs.shape)
 
 
 @dataclass(frozen=True)
@@ -62,8 +121,7 @@ def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
     is one of `paper_layers`.
     """
     numbers = {name: number for number, name in trace.paper_layers(features).items()}
-    if layer not in numbers:
-        raise errors.UserError(f"layer = {layer!r}: choose one of {', '.join(numbers)}")
+    errors.require(layer in numbers, f"layer = {layer!r}: choose one of {', '.join(numbers)}")
     blocks, names, graph = {}, [], trace.trace(features)
     for node in (graph.nodes[n] for n in graph.above(graph.number(layer))):
         names += [node.name] if node.module is not None and node.module.state_dict() else []
@@ -76,9 +134,7 @@ def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
     return levels
 
 
-def randomised(
-    features: nn.Sequential, fresh: nn.Sequential, names: Sequence[str]
-) -> nn.Sequential:
+def randomised(features: nn.Sequential, fresh: nn.Sequential, names: list[str]) -> nn.Sequential:
     """A copy of `features` whose modules `names` have the weights of `fresh`, an untrained net of
     the same kind.
     """
@@ -106,11 +162,11 @@ def pictures(
     graph = trace.trace(features)
     node = graph.nodes[graph.number(layer)]
     below = graph.nodes[node.inputs[0]]
-    if node.kind != "relu" or below.kind not in ("conv", "norm"):
-        raise errors.UserError(
-            f"layer = {layer!r}: choose a ReLU right behind a convolution or a batch norm, such as"
-            f" {', '.join(trace.paper_layers(features).values())}"
-        )
+    errors.require(
+        node.kind == "relu" and below.kind in ("conv", "norm"),
+        f"layer = {layer!r}: choose a ReLU right behind a convolution or a batch norm, such as"
+        f" {', '.join(trace.paper_layers(features).values())}",
+    )
     net = copy.deepcopy(features)
     last = net.get_submodule(below.name)
     if isinstance(last, nn.BatchNorm2d) and last.weight is None:
@@ -127,7 +183,7 @@ def pictures(
 
 def sanity(
     model: nn.Module,
-    untrained: Sequence[nn.Module],
+    untrained: list[nn.Module],
     images: Images,
     indices: torch.Tensor,
     layer: str,
@@ -139,13 +195,13 @@ def sanity(
     The controls are pictures of the trained net: of a random other map at the same place, and of
     the same unit in another of the images.
     """
-    if len(indices) < 2 or not len(untrained):
-        raise errors.UserError(
-            f"{len(indices)} images and {len(untrained)} untrained nets: give at least two images"
-            " and one net"
-        )
+    errors.require(
+        len(indices) >= 2 and len(untrained),
+        f"{len(indices)} images and {len(untrained)} untrained nets: give at least two images"
+        " and one net",
+    )
     inputs, masks = images.batch(indices), None if images.masks is None else images.mask(indices)
-    drawn = edges(inputs)
+    sketches = edges(inputs)
     channel, position = top_activations.strongest_units(model.features, inputs, layer)
     steps = cascade(model.features, layer)
     levels = ("trained", *steps, *CONTROLS)
@@ -177,14 +233,15 @@ def sanity(
                 found, at = originals[r], (level, draw, r)
                 if name != "trained":
                     found = pictures(net, source, layer, chosen, position, rule)
-                pairs = map(similarity, originals[r], found, boxes)
-                values["spearman"][at], values["ssim"][at] = torch.tensor(list(pairs)).T
-                values["edges"][at] = torch.tensor(list(map(same_place, found, drawn, boxes)))
+                values["spearman"][at], values["ssim"][at] = torch.tensor(
+                    list(map(similarity, originals[r], found, boxes))
+                ).T
+                values["edges"][at] = torch.tensor(list(map(same_place, found, sketches, boxes)))
                 if masks is not None:
                     values["energy inside"][at] = localisation.energy_share(found, masks)
     chance, outlines = (torch.full((len(indices),), float("nan")) for _ in range(2))
     if masks is not None:
-        chance, outlines = masks.double().mean((1, 2)), localisation.energy_share(drawn, masks)
+        chance, outlines = masks.double().mean((1, 2)), localisation.energy_share(sketches, masks)
     return Sanity(levels, values, chance.float(), outlines.float(), channel, position)
 
 
@@ -211,15 +268,33 @@ def run_sanity(
     """
     weights, code = keys.tensors_hash(model.features.state_dict()), keys.code_key(sanity)
     plain = [field.name for field in fields(Sanity)][2:]
-    seen = images.fingerprint, indices.tolist()
-    key = keys.key_of(weights, seen, layer, draws, profile.seed, profile.model, code)
+    key = keys.key_of(
+        weights,
+        (images.fingerprint, indices.tolist()),
+        layer,
+        draws,
+        profile.seed,
+        profile.model,
+        code,
+    )
 
     def build():
-        untrained = untrained_nets(profile, len(images.classes), draws)
-        found = sanity(model, untrained, images, indices, layer, profile.seed)
+        found = sanity(
+            model,
+            untrained_nets(profile, len(images.classes), draws),
+            images,
+            indices,
+            layer,
+            profile.seed,
+        )
         tensors = {**found.values, **{name: getattr(found, name) for name in plain}}
-        made = {"n": len(indices), "draws": draws, "levels": found.levels}
-        return tensors, provenance.record(profile, next(model.parameters()).device, **made)
+        return tensors, provenance.record(
+            profile,
+            next(model.parameters()).device,
+            n=len(indices),
+            draws=draws,
+            levels=found.levels,
+        )
 
     tensors, meta = artefacts.artefact(profile.runs / "sanity.safetensors", key, build)
     return Sanity(
@@ -241,8 +316,7 @@ def difference(
         ("level", level, found.levels),
         ("level", other, found.levels),
     ):
-        if value not in known:
-            raise errors.UserError(f"{name} = {value!r}: choose one of {', '.join(known)}")
+        errors.require(value in known, f"{name} = {value!r}: choose one of {', '.join(known)}")
     one, two = (
         found.values[measure][found.levels.index(name)].double().mean(0) for name in (level, other)
     )

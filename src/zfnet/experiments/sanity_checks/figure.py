@@ -1,7 +1,5 @@
 """Three ways down beside each other, and what randomising the weights does to them."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -23,8 +21,8 @@ TITLES = {
 def sanity_figure(
     found: Sanity,
     pictures: np.ndarray,
-    trained: Mapping[str, torch.Tensor],
-    cascades: Mapping[str, Sequence[torch.Tensor]],
+    trained: dict[str, torch.Tensor],
+    cascades: dict[str, list[torch.Tensor]],
     title: str,
 ) -> plt.Figure:
     """Upper left: rows of images x methods, trained (pictures (n, H, W, 3); {rule: (n, 3, H, W)}).
@@ -56,19 +54,19 @@ def sanity_figure(
             if level == 0:
                 axis.set_ylabel(NAMES[rule], fontsize=9, color=COLOURS[rule], labelpad=2)
     measures = [name for name in TITLES if not found.values[name].isnan().all()]
-    lower = grid[1].subgridspec(1, len(measures), wspace=0.2)
-    for n, (place, measure) in enumerate(zip(lower, measures, strict=True)):
+    for n, (place, measure) in enumerate(
+        zip(grid[1].subgridspec(1, len(measures), wspace=0.2), measures, strict=True)
+    ):
         axis = figure.add_subplot(place)
         _curves(axis, found, measure, len(steps))
         if n == 0:  # the other panels keep the colours
-            handles = [
-                axis.plot([], [], color=COLOURS[rule], marker="o", markersize=4, label=NAMES[rule])[
-                    0
-                ]
-                for rule in RULES
-            ]
             axis.legend(
-                handles=handles,
+                handles=[
+                    axis.plot(
+                        [], [], color=COLOURS[rule], marker="o", markersize=4, label=NAMES[rule]
+                    )[0]
+                    for rule in RULES
+                ],
                 fontsize=8.5,
                 frameon=False,
                 loc="upper left",
@@ -101,10 +99,24 @@ def _curves(axis: plt.Axes, found: Sanity, measure: str, steps: int) -> None:
         style = {"color": COLOURS[rule], "marker": "o", "markersize": 4, "elinewidth": 0.9}
         axis.errorbar(along + shift, mean[along], spread[along], lw=1.6, capsize=2, **style)
         axis.errorbar(apart + shift, mean[-count:], spread[-count:], lw=0, capsize=2, **style)
-    ends = min(0.0, axis.get_ylim()[0]), None if measure == "edges" else 1.02
-    chart(axis, TITLES[measure], 9.5, ylim=ends, xlim=(first - 0.4, apart[-1] + 0.7))
-    names = [*("none" if level == 0 else found.levels[level] for level in along), *CONTROLS]
-    axis.set_xticks([*along, *apart], [name.replace(" ", "\n") for name in names], fontsize=8)
+    chart(
+        axis,
+        TITLES[measure],
+        9.5,
+        ylim=(min(0.0, axis.get_ylim()[0]), None if measure == "edges" else 1.02),
+        xlim=(first - 0.4, apart[-1] + 0.7),
+    )
+    axis.set_xticks(
+        [*along, *apart],
+        [
+            name.replace(" ", "\n")
+            for name in [
+                *("none" if level == 0 else found.levels[level] for level in along),
+                *CONTROLS,
+            ]
+        ],
+        fontsize=8,
+    )
     axis.axvline(steps + 0.85, color="0.8", lw=0.8)
     axis.text(
         float(along.mean()),

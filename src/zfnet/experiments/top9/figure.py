@@ -18,16 +18,21 @@ def one_image_figure(
     """
     count = len(units.value)
     field = receptive_field(deconvnet.graph, layer, images.size)
-    position = torch.stack([units.row, units.col], 1)
-    found = deconvnet.project(images.batch([index] * count), layer, units.channel, position)
+    found = deconvnet.project(
+        images.batch([index] * count), layer, units.channel, torch.stack([units.row, units.col], 1)
+    )
     figure, axes = plt.subplots(1, count + 1, figsize=(13, 1.25), gridspec_kw={"wspace": 0.06})
     show(axes[0], to_rgb(images.pictures([index]))[0], "image", fontsize=8)
     for i, (axis, picture) in enumerate(zip(axes[1:], drawn(found), strict=True)):
         unit = int(units.row[i]), int(units.col[i])
         if field.size < (images.size, images.size):
             outline(axes[0], field.box(*unit), edgecolor="white", linewidth=0.7)
-        head = f"map {int(units.channel[i])} {unit}\n{float(units.value[i]):.2f}"
-        show(axis, picture, head, fontsize=7)
+        show(
+            axis,
+            picture,
+            f"map {int(units.channel[i])} {unit}\n{float(units.value[i]):.2f}",
+            fontsize=7,
+        )
     return captioned(
         figure,
         title,

@@ -1,13 +1,11 @@
 """The training itself: its curve, its errors and its accuracy (section 3)."""
 
-from collections.abc import Iterator
-
-from zfnet.experiments import Experiment, Result, Rows, one
+from zfnet.experiments import Experiment, Result, Results, Rows, one
 
 STEM = "01_train"
 
 
-def results() -> Iterator[Result]:
+def results() -> Results:
     from zfnet.experiments.transfer.compute import CALTECH101
 
     def percent(share: float) -> str:

@@ -1,7 +1,5 @@
 """How training went, and what the net says about test images."""
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import torch
 
@@ -33,7 +31,7 @@ def training_figure(history: list[dict[str, float]], title: str) -> plt.Figure:
 
 
 def confusion_figure(
-    predictions: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], title: str
+    predictions: torch.Tensor, labels: torch.Tensor, classes: tuple[str, ...], title: str
 ) -> plt.Figure:
     """Confusion matrix, true class by row, in counts (numbers are drawn for up to 20 classes, names
     for up to 60).
@@ -55,8 +53,15 @@ def confusion_figure(
         axis.set_yticks(range(n), classes, fontsize=size)
     axis.set(xlabel=names[0], ylabel=names[1])
     for i, j in table.nonzero().tolist() if n <= 20 else ():
-        ink = "white" if i == j else "black"
-        axis.text(j, i, int(table[i, j]), ha="center", va="center", fontsize=7, color=ink)
+        axis.text(
+            j,
+            i,
+            int(table[i, j]),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if i == j else "black",
+        )
     return captioned(figure, title, "Colour: share of the true class's test images.")
 
 
@@ -80,8 +85,11 @@ def predictions_figure(
         guess = int(probabilities[index].argmax())
         ink = "black" if guess == int(images.labels[index]) else "crimson"
         axis.imshow(picture)
-        head = f"{images.classes[guess]} {float(probabilities[index, guess]):.0%}"
-        axis.set_title(head, fontsize=7.5, color=ink)
+        axis.set_title(
+            f"{images.classes[guess]} {float(probabilities[index, guess]):.0%}",
+            fontsize=7.5,
+            color=ink,
+        )
     return captioned(
         figure,
         title,

@@ -1,9 +1,8 @@
 """Do the features serve another task? (section 5.2, Tables 4 and 5 and Figure 9)"""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zfnet.experiments import Experiment, Result, Rows, measured
+from zfnet.experiments import Experiment, Result, Results, Rows, measured
 from zfnet.store.profiles import SmallNetsConfig
 from zfnet.store.schema import Positive
 
@@ -24,12 +23,13 @@ class TransferConfig(SmallNetsConfig):
     epoch_images: Positive[int] = 400
 
 
-def results() -> Iterator[Result]:
+def results() -> Results:
     from zfnet.experiments.transfer.compute import CALTECH101
 
     def accuracy(rows: Rows, arm: str) -> str:
-        own = (row for row in rows if row["data"] == "here")
-        row = max(own, key=lambda row: int(row["per_class"]))
+        row = max(
+            (row for row in rows if row["data"] == "here"), key=lambda row: int(row["per_class"])
+        )
         return measured(float(row[arm]), float(row[f"{arm}_std"]), " %", row["per_class"])
 
     pretrained, scratch = CALTECH101[30]

@@ -13,7 +13,6 @@ architecture gives without any training.
 """
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -71,16 +70,16 @@ def split_classes(count: int, seed: int) -> tuple[list[int], list[int]]:
 
     Raises ValueError for fewer than four classes, of which no two halves of two can be made.
     """
-    if count < 4:
-        raise errors.UserError(
-            f"{count} classes: at least 4 are needed to pretrain on one half and transfer to the"
-            " other; or set `transfer: source:` in the profile"
-        )
+    errors.require(
+        count >= 4,
+        f"{count} classes: at least 4 are needed to pretrain on one half and transfer to the"
+        " other; or set `transfer: source:` in the profile",
+    )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[: count // 2]), sorted(order[count // 2 :])
 
 
-def only(data: Data, labels: Sequence[int]) -> Data:
+def only(data: Data, labels: list[int]) -> Data:
     """The images of these classes alone, relabelled 0, 1, … in the order given."""
     classes = tuple(data.classes[label] for label in labels)
     new = torch.full((len(data.classes),), -1)
@@ -116,23 +115,24 @@ def prepare_task(profile: profiles.Profile, data: Data, seed: int = 0) -> Task:
     """
     config = profile.transfer
     small_nets.checked(data, profile)
-    if config.source == profile.name:
-        raise errors.UserError(
-            f"transfer.source = {config.source!r} is the profile itself: name another one, or leave"
-            " it out to split the classes"
-        )
-    if config.source is None and profile.training is None:
-        raise errors.UserError(
-            f"profile {profile.name!r} is of a pretrained net: set `transfer: source:"
-            f" {profile.name}` in one that trains, such as caltech101"
-        )
+    errors.require(
+        config.source != profile.name,
+        f"transfer.source = {config.source!r} is the profile itself: name another one, or leave"
+        " it out to split the classes",
+    )
+    errors.require(
+        config.source is not None or profile.training is not None,
+        f"profile {profile.name!r} is of a pretrained net: set `transfer: source:"
+        f" {profile.name}` in one that trains, such as caltech101",
+    )
     small = small_nets.smaller(data, config.size, profile.data.normalise)
     if config.source is None:
         known, new = split_classes(len(data.classes), seed)
         source, target = only(small, known), only(small, new)
         kind, training = model(config), small_nets.recipe(config, config.source_epochs)
-        place = f"transfer/source-{seed}"
-        own = small_nets.variant(profile, place, source, kind, training, profile.seed)
+        own = small_nets.variant(
+            profile, f"transfer/source-{seed}", source, kind, training, profile.seed
+        )
         net, views = (
             small_nets.trained_quietly(own, source),
             (target.train, target.val, target.test),
@@ -152,13 +152,18 @@ def prepare_task(profile: profiles.Profile, data: Data, seed: int = 0) -> Task:
         )
         classes = source.classes if source and other.training else ()
         blank = build_model(other, len(classes) or 1000)
-    nets = {"pretrained": net, "untrained": blank.to(distributed.default_device())}
-    features = {arm: _features(profile, each, views, arm) for arm, each in nets.items()}
+    features = {
+        arm: _features(profile, each, views, arm)
+        for arm, each in (
+            ("pretrained", net),
+            ("untrained", blank.to(distributed.default_device())),
+        )
+    }
     return Task(profile, target, features, name, classes)
 
 
 def _features(
-    profile: profiles.Profile, net: nn.Module, views: Sequence[Images], arm: str
+    profile: profiles.Profile, net: nn.Module, views: tuple[Images, ...], arm: str
 ) -> tuple[torch.Tensor, ...]:
     """Layer 7 of train, val and test, kept in one file."""
     named = dict(zip(("train", "val", "test"), views, strict=True))
@@ -183,17 +188,17 @@ def model(config: TransferConfig) -> profiles.ModelConfig:
     )
 
 
-def counts(wanted: Sequence[int], labels: torch.Tensor) -> tuple[int, ...]:
+def counts(wanted: tuple[int, ...], labels: torch.Tensor) -> tuple[int, ...]:
     """The numbers of training images per class, of those wanted, that the data has, ascending;
     UserError where even the smallest is too large.
     """
     most = int(labels.bincount().min())
     enough = tuple(n for n in sorted(set(wanted)) if n <= most)
-    if not enough:
-        raise errors.UserError(
-            f"transfer.per_class = {list(wanted)}: the smallest class has {most} training images;"
-            f" choose from 1 to {most}"
-        )
+    errors.require(
+        enough,
+        f"transfer.per_class = {list(wanted)}: the smallest class has {most} training images;"
+        f" choose from 1 to {most}",
+    )
     return enough
 
 
@@ -225,21 +230,28 @@ def scratch_accuracy(task: Task, chosen: torch.Tensor, name: str, seed: int) -> 
     take about as many steps.
     """
     config = task.profile.transfer
-    times = max(1, config.epoch_images // len(chosen))
-    small = replace(task.target, train=task.target.train.subset(chosen.repeat(times)))
+    small = replace(
+        task.target,
+        train=task.target.train.subset(chosen.repeat(max(1, config.epoch_images // len(chosen)))),
+    )
     kind, training = model(config), small_nets.recipe(config, config.epochs)
     own = small_nets.variant(task.profile, f"transfer/{name}", small, kind, training, seed)
 
     def build():
         net = small_nets.trained_quietly(own, small)
-        guesses = evaluation.evaluate(net, small.test).predictions
-        accuracy = evaluation.class_accuracy(guesses, small.test.labels)
-        made = provenance.record(own, next(net.parameters()).device)
-        return {"accuracy": torch.tensor(accuracy, dtype=torch.float64)}, made
+        found = evaluation.evaluate(net, small.test)
+        accuracy = evaluation.class_accuracy(found.predictions, small.test.labels)
+        return {"accuracy": torch.tensor(accuracy, dtype=torch.float64)}, provenance.record(
+            own, next(net.parameters()).device
+        )
 
-    code = keys.code_key(scratch_accuracy)
-    key = keys.key_of(run.weights_key(own, small), small.test.fingerprint, code)
-    return artefacts.artefact(own.runs / "accuracy.safetensors", key, build)[0]["accuracy"].item()
+    return artefacts.artefact(
+        own.runs / "accuracy.safetensors",
+        keys.key_of(
+            run.weights_key(own, small), small.test.fingerprint, keys.code_key(scratch_accuracy)
+        ),
+        build,
+    )[0]["accuracy"].item()
 
 
 def accuracy_curve(task: Task, seed: int = 0) -> Curve:
@@ -255,9 +267,8 @@ def accuracy_curve(task: Task, seed: int = 0) -> Curve:
         for number in range(config.draws)
     ]
     folder, own = task.profile.runs / "transfer", task.profile.seed
-    there = all((folder / name / "weights.safetensors").exists() for *_, name in runs)
-    nets = tqdm(runs, desc="Table 4", unit="net", leave=False, disable=True if there else None)
-    for i, n, number, name in nets:
+    quiet = all((folder / name / "weights.safetensors").exists() for *_, name in runs) or None
+    for i, n, number, name in tqdm(runs, desc="Table 4", unit="net", leave=False, disable=quiet):
         chosen = small_nets.draw(task.target.train.labels, n, seed * 1009 + number)
         for arm in task.features:
             accuracy[arm][i, number] = softmax_accuracy(task, chosen, arm)
@@ -299,8 +310,9 @@ def worth(curve: Curve, n: int) -> float:
 
     Raises ValueError for an `n` that the curve does not have.
     """
-    if n not in curve.per_class:
-        raise errors.UserError(f"n = {n}: the curve has {', '.join(map(str, curve.per_class))}")
+    errors.require(
+        n in curve.per_class, f"n = {n}: the curve has {', '.join(map(str, curve.per_class))}"
+    )
     goal = curve.accuracy["pretrained"].mean(1)[curve.per_class.index(n)].item()
     scratch = curve.accuracy["scratch"].mean(1).tolist()
     i = next((i for i, value in enumerate(scratch) if value >= goal), None)

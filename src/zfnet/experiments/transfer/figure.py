@@ -71,5 +71,8 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> plt.Figure:
     axes[1].set_xlim(13, 100)
     draws = next(iter(curve.accuracy.values())).shape[1]
     over = f"Mean and standard deviation over {draws} draws" if draws > 1 else "One draw"
-    caption = f"{over} of the training images; colours alike on both sides. {note}"
-    return captioned(figure, title, caption.strip())
+    return captioned(
+        figure,
+        title,
+        (f"{over} of the training images; colours alike on both sides. {note}").strip(),
+    )

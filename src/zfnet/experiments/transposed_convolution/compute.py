@@ -22,7 +22,7 @@ from torch import nn
 from zfnet.graph.trace import trace
 from zfnet.graph.walk import outputs
 from zfnet.methods.deconv import OVERLAP, RULES, Deconvnet, unpool
-from zfnet.store.errors import UserError
+from zfnet.store.errors import require
 
 
 def convolution_matrix(
@@ -35,11 +35,11 @@ def convolution_matrix(
     outputs are counted row by row, channel by channel. Raises ValueError where the kernel does not
     fit into the image.
     """
-    if min(n + 2 * padding - k for n, k in zip(size, weight.shape[2:], strict=True)) < 0:
-        raise UserError(
-            f"size = {tuple(size)}: too small for a kernel of {tuple(weight.shape[2:])} with"
-            f" padding {padding}"
-        )
+    require(
+        min(n + 2 * padding - k for n, k in zip(size, weight.shape[2:], strict=True)) >= 0,
+        f"size = {tuple(size)}: too small for a kernel of {tuple(weight.shape[2:])} with"
+        f" padding {padding}",
+    )
     pixels = weight.shape[1] * size[0] * size[1]
     probes = torch.eye(pixels, dtype=weight.dtype).view(pixels, weight.shape[1], *size)
     return F.conv2d(probes, weight, stride=stride, padding=padding).flatten(1).T.contiguous()
@@ -126,11 +126,11 @@ def walk(
     )
     rectified = F.relu(convolved)
     pooled, switches = F.max_pool2d(rectified, pool, stride, return_indices=True)
-    if signal.shape != pooled.shape[2:]:
-        raise UserError(
-            f"signal: expected the size of the pooled map, {tuple(pooled.shape[2:])}, got"
-            f" {tuple(signal.shape)}"
-        )
+    require(
+        signal.shape == pooled.shape[2:],
+        f"signal: expected the size of the pooled map, {tuple(pooled.shape[2:])}, got"
+        f" {tuple(signal.shape)}",
+    )
     unpooled = {
         rule: unpool(signal[None, None], switches, rectified.shape, rule) for rule in OVERLAP
     }
@@ -180,8 +180,7 @@ def ruled_gradient(
     No deconvnet in here: forward, `backward()`, and one changed rule. Raises ValueError for an
     unknown rule.
     """
-    if rule not in RULES:
-        raise UserError(f"rule = {rule!r}: choose one of {', '.join(RULES)}")
+    require(rule in RULES, f"rule = {rule!r}: choose one of {', '.join(RULES)}")
     x = image = image.detach().clone().requires_grad_()
     for module in net:
         x = RuledReLU.apply(x, rule) if isinstance(module, nn.ReLU) else module(x)

@@ -2,8 +2,6 @@
 shared maxima.
 """
 
-from collections.abc import Mapping
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ def draw_array(
     values: torch.Tensor,
     corner: tuple[float, float],
     title: str = "",
-    colours: Mapping | None = None,
+    colours: dict | None = None,
     size: float = 1.0,
     fontsize: float = 9,
 ) -> None:
@@ -41,12 +39,17 @@ def draw_array(
         # one: the whole cell; two: a triangle each
         for n, shade in enumerate(shades):
             half = (last if n else first, right, below)
-            part = half if len(shades) > 1 else (first, right, last, below)
-            axis.add_patch(plt.Polygon(part, color=shade, alpha=0.6, lw=0))
+            axis.add_patch(
+                plt.Polygon(
+                    half if len(shades) > 1 else (first, right, last, below),
+                    color=shade,
+                    alpha=0.6,
+                    lw=0,
+                )
+            )
         axis.add_patch(
             plt.Rectangle((x, y), size, size, fill=False, edgecolor="0.65", linewidth=0.6)
         )
-        ink = WRONG if value < 0 else "black" if value > 0 or shades else "0.7"
         axis.text(
             x + size / 2,
             y + size / 2,
@@ -54,27 +57,12 @@ def draw_array(
             ha="center",
             va="center",
             fontsize=fontsize,
-            color=ink,
+            color=WRONG if value < 0 else "black" if value > 0 or shades else "0.7",
             fontweight="bold" if shades else None,
         )
     axis.text(
         corner[0] + cols * size / 2, corner[1] - 0.25, title, ha="center", va="bottom", fontsize=9
     )
-
-
-def _arrow(
-    axis: plt.Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    above: str = "",
-    below: str = "",
-) -> None:
-    axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "0.25", "lw": 1.4})
-    middle = (start[0] + end[0]) / 2
-    axis.text(
-        middle, start[1] - 0.25, above, ha="center", va="bottom", fontsize=9, fontweight="bold"
-    )
-    axis.text(middle, start[1] + 0.25, below, ha="center", va="top", fontsize=7.5, color="0.3")
 
 
 def _canvas(width: float, height: float, inches: float) -> tuple[plt.Figure, plt.Axes]:
@@ -143,7 +131,15 @@ def walk_figure(found: Walk, title: str) -> plt.Figure:
         (3, 2, low, "rectify", "negative: 0"),
         (1, 0, low, "filter", "transposed:\nstamp value x kernel,\nadd; no bias"),
     ):
-        _arrow(axis, (ends[start], y), (ends[end], y), above, below)
+        axis.annotate(
+            "",
+            (ends[end], y),
+            (ends[start], y),
+            arrowprops={"arrowstyle": "-|>", "color": "0.25", "lw": 1.4},
+        )
+        x = (ends[start] + ends[end]) / 2
+        axis.text(x, y - 0.25, above, ha="center", va="bottom", fontsize=9, fontweight="bold")
+        axis.text(x, y + 0.25, below, ha="center", va="top", fontsize=7.5, color="0.3")
     for y in (high, low):
         corner = at[0] + w + 1.9 - k * 0.45, y - 0.9 - k * 0.9
         draw_array(axis, found.weight, corner, size=0.9, fontsize=8)
@@ -167,16 +163,25 @@ def walk_figure(found: Walk, title: str) -> plt.Figure:
             line = {"edgecolor": ink, "lw": 2.5, "zorder": 3}
             axis.add_patch(plt.Rectangle((x + c, third + r), 1, 1, fill=False, **line))
             got = f"{float(found.unpooled[rule][r, c]):g}"
-            said = f"{' and '.join(values)} \N{RIGHTWARDS ARROW} {got}"
-            axis.text(beside, third + 1.2, said, fontsize=11, fontweight="bold", color=ink)
-        style = {"va": "top", "fontsize": 7.5, "color": "0.3", "linespacing": 1.5}
-        axis.text(beside, third + 1.6, text, **style)
+            axis.text(
+                beside,
+                third + 1.2,
+                f"{' and '.join(values)} \N{RIGHTWARDS ARROW} {got}",
+                fontsize=11,
+                fontweight="bold",
+                color=ink,
+            )
+        axis.text(beside, third + 1.6, text, va="top", fontsize=7.5, color="0.3", linespacing=1.5)
         sign = "=" if product == both else "\N{NOT EQUAL TO}"
-        identity = (
+        axis.text(
+            x,
+            third + mh + 0.3,
             f"{left}map, unpooled{right} = {product:g}  {sign}  {both:g} = {left}pooled,"
-            f" signal{right}"
+            f" signal{right}",
+            va="top",
+            fontsize=8.5,
+            color=ink,
         )
-        axis.text(x, third + mh + 0.3, identity, va="top", fontsize=8.5, color=ink)
     return captioned(
         figure,
         title,
@@ -244,9 +249,9 @@ def matrix_figure(
 
 def overlap_figure(
     picture: np.ndarray,
-    projections: Mapping[str, torch.Tensor],
-    collisions: Mapping[str, tuple[float, float]],
-    differences: Mapping[str, torch.Tensor],
+    projections: dict[str, torch.Tensor],
+    collisions: dict[str, tuple[float, float]],
+    differences: dict[str, torch.Tensor],
     title: str,
 ) -> plt.Figure:
     """One real unit: its image (H, W, 3), its projection (3, H, W) under each rule and the errors
@@ -280,9 +285,14 @@ def overlap_figure(
         strip.plot(dots, heights, "o", color=WINDOWS[1], markersize=3, alpha=0.7)
         mean = 100 * float(values.mean())
         strip.plot([mean, mean], [y - 0.3, y + 0.3], color="black", lw=1.5)
-        side = "right" if mean > 0.6 * most else "center"
-        text = f"{rule}: mean {mean:.0f} %"
-        strip.text(mean, y - 0.34, text, ha=side, va="bottom", fontsize=8)
+        strip.text(
+            mean,
+            y - 0.34,
+            f"{rule}: mean {mean:.0f} %",
+            ha="right" if mean > 0.6 * most else "center",
+            va="bottom",
+            fontsize=8,
+        )
     ends = len(differences) - 0.5, -0.75
     chart(strip, "difference from add, %", 9, yticks=[], xlim=(0, None), ylim=ends)
     for axis in (bars, strip):
