@@ -36,11 +36,11 @@ def build(profile: Profile, archive: bool = False, progress: bool = True) -> tup
     """
     data = load_data(profile)
     model = trained(profile, data)
-    images, names = getattr(data, profile.scan_split), paper_layers(model.features)
+    images, names = getattr(data, profile.scan_split), paper_layers(model)
     top = load_scan(profile, model, images, list(names.values()))
     found = measured_ranges(profile, model, images, top)
     pictures = keys.key_of(
-        keys.tensors_hash(model.features.state_dict()),
+        keys.tensors_hash(model.state_dict()),
         images.fingerprint,
         names,
         keys.code_key(draw),
@@ -65,14 +65,14 @@ def build(profile: Profile, archive: bool = False, progress: bool = True) -> tup
                 Layer(
                     number,
                     name,
-                    receptive_field(model.features, name, images.size),
+                    receptive_field(model, name, images.size),
                     top[name],
                     found[name],
                 )
                 for number, name in names.items()
             ]
             work, tiles = begin(target, pictures), {layer.number: layer.tile for layer in layers}
-            draw(Deconvnet(model.features), images, names, tiles, top, work, progress)
+            draw(Deconvnet(model), images, names, tiles, top, work, progress)
             write_pages(work, layers, images, profile, provenance.record(profile, n=len(images)))
             finish(work, target, key, pictures)
         if archive:

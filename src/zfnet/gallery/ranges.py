@@ -80,11 +80,11 @@ def measured_ranges(
     """The ranges of the profile's maps, kept in `runs/<profile>/ranges.safetensors`: measured now,
     in one pass over the images, where they are not there.
     """
-    weights, code = keys.tensors_hash(model.features.state_dict()), keys.code_key(ranges)
+    weights, code = keys.tensors_hash(model.state_dict()), keys.code_key(ranges)
     key = keys.key_of(weights, images.fingerprint, list(top), code)
 
     def build():
-        found = ranges(model.features, images, top, progress=True)
+        found = ranges(model, images, top, progress=True)
         return {
             f"{layer}/{name}": tensor
             for layer, one in found.items()
