@@ -1,6 +1,6 @@
 """Which of torchvision's classifiers can be taken apart, and how exactly: docs/nets.md.
 
-    python -m benchmarks.nets                # all of them: half an hour on 2 cores
+    python -m benchmarks.nets                # all of them: some minutes on 2 cores
     python -m benchmarks.nets --only resnet  # those whose name contains this; nothing is written
 
 Each net has random weights and batch norms that do something, in float64. Five rectified layers
@@ -21,7 +21,7 @@ from zfnet.store.errors import Unsupported
 from zfnet.store.profiles import ROOT
 
 PAGE = ROOT / "docs" / "nets.md"
-SIDE = 96
+SIDE = 80
 
 
 def measured(name: str) -> tuple[str, str]:

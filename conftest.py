@@ -1,5 +1,5 @@
-"""Numbers that a test measured and a reader wants to see, printed after the run even when all is
-well.
+"""For tests and notebooks alike: numbers that a test measured and a reader wants to see, printed
+after the run even when all is well; and patience with a busy machine.
 """
 
 import pytest
@@ -10,6 +10,13 @@ def report(request):
     """Call it with a line; it is printed once in the terminal summary."""
     # which come along from the processes of `pytest -n`, too
     return lambda line: request.node.user_properties.append(("measured", line))
+
+
+def pytest_collection_modifyitems(items):
+    """nbval gives a cell's last output 5 seconds to arrive, which a busy machine may take."""
+    for item in items:
+        if hasattr(item, "output_timeout"):
+            item.output_timeout = 120
 
 
 def pytest_terminal_summary(terminalreporter):
