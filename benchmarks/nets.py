@@ -9,14 +9,15 @@ compared with plain autograd in which every ReLU has the deconvnet's backward pa
 """
 
 import argparse
-import contextlib
+import functools
 
 import torch
 import torchvision
 
 from tests.helpers import oracle
 from tools.sections import write_sections
-from zfnet import Deconvnet
+from zfnet import Deconvnet, receptive_field
+from zfnet.graph.trace import trace
 from zfnet.store.errors import Unsupported
 from zfnet.store.profiles import ROOT
 
@@ -24,37 +25,45 @@ PAGE = ROOT / "docs" / "nets.md"
 SIDE = 80
 
 
+LARGEST = 100e6  # parameters of a net that is measured, and not only followed
+
+
 def measured(name: str) -> tuple[str, str]:
     """(the largest relative error over the layers, which layers), or ("", why it is refused)."""
-    torch.manual_seed(0)
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    net = oracle.lively(torchvision.models.get_model(name, weights=None, **options))
-    image = torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
-    modules, worst, used = dict(net.named_modules()), 0.0, []
+    make = functools.partial(torchvision.models.get_model, name, weights=None, **options)
+    with torch.device("meta"):  # no numbers are needed to know the operations
+        net = make().eval()
     try:
-        deconvnet = Deconvnet(net)
-        graph, named = deconvnet.graph, []
+        graph, known = trace(net), dict(net.named_modules())
+        found: dict[str, list[str]] = {"relu": [], "norm": []}
         for node in graph.way_down(graph.last or len(graph.nodes) - 1):
             node.required()
-            for name in (node.name, f"features.{node.name}"):
-                if node.kind == "relu" and name.partition(":")[0] in modules:
-                    named.append(name)
-        for layer in [named[n * (len(named) - 1) // 4] for n in range(5)]:
-            maps = deconvnet.activations(image, layer)[0]
-            strongest = tuple(map(int, torch.unravel_index(maps.argmax(), maps.shape)))
-            border = int(maps[:, 0, -1].argmax()), 0, maps.shape[2] - 1
-            used.append(layer)
-            for unit in dict.fromkeys((strongest, border)):
-                expected = oracle.project(net, image, layer, unit, "deconvnet")
-                if not expected.any():
-                    continue
-                local = graph.local(graph.number(layer))
-                for windows in (True, False) if local else (False,):
-                    found = deconvnet.project(image, layer, unit[0], unit[1:], windows=windows)
-                    worst = max(worst, float((found - expected).norm() / expected.norm()))
+            for full in (node.name, f"features.{node.name}"):
+                if node.kind in found and full.partition(":")[0] in known:
+                    found[node.kind].append(full)
+        named = found["relu"] or found["norm"]  # where ReLUs are functions, what they rectify
     except Unsupported as error:
         return "", str(error).partition(":")[0]
-    return f"{worst:.0e}", ", ".join(dict.fromkeys(used))
+    if sum(parameter.numel() for parameter in net.parameters()) > LARGEST:
+        return "not measured", "every operation has a rule; more than 100 million parameters"
+    torch.manual_seed(0)
+    net, worst, used = oracle.lively(make()), 0.0, []
+    deconvnet, image = Deconvnet(net), torch.randn(1, 3, SIDE, SIDE, dtype=torch.float64)
+    for layer in dict.fromkeys(named[n * (len(named) - 1) // 4] for n in range(5)):
+        maps = deconvnet.activations(image, layer)[0]
+        strongest = tuple(map(int, torch.unravel_index(maps.argmax(), maps.shape)))
+        border = int(maps[:, 0, -1].argmax()), 0, maps.shape[2] - 1
+        used.append(layer)
+        local = deconvnet.graph.local(deconvnet.graph.number(layer))
+        # a window many times as large as the image would be computed for nothing
+        local = local and receptive_field(net, layer, SIDE).size[0] <= 4 * SIDE
+        for unit in dict.fromkeys((strongest, border)):
+            expected = oracle.project(net, image, layer, unit, "deconvnet")
+            for windows in ((True, False) if local else (False,)) if expected.any() else ():
+                found = deconvnet.project(image, layer, unit[0], unit[1:], windows=windows)
+                worst = max(worst, float((found - expected).norm() / expected.norm()))
+    return f"{worst:.0e}", ", ".join(used)
 
 
 def main() -> None:
@@ -68,11 +77,10 @@ def main() -> None:
         error, text = measured(name)
         print(f"{name:24s} {error or 'refused'}  {text}", flush=True)
         (exact if error else refused).append(f"| `{name}` | {error or '–'} | {text} |")
-    lines = [f"{len(exact)} nets are taken apart, {len(refused)} refused by name."]
-    lines += ["", "| net | largest error | layers compared |", "|---|---|---|", *exact]
-    lines += ["", "| refused | | what has no rule |", "|---|---|---|", *refused]
-    if not only:
-        with contextlib.suppress(FileNotFoundError):
+        lines = [f"{len(exact)} nets are taken apart, {len(refused)} refused by name."]
+        lines += ["", "| net | largest error | layers compared |", "|---|---|---|", *exact]
+        lines += ["", "| refused | | what has no rule |", "|---|---|---|", *refused]
+        if not only:
             write_sections(PAGE, {"nets": "\n".join(lines)})
 
 

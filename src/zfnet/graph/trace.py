@@ -240,14 +240,13 @@ class Graph:
         """The last map: the only one that the head reads; None where it reads several, or the
         image itself.
         """
-        found, waiting = set(), [self.output]
+        seen, waiting = set(), [self.output]
         while waiting:
             number = waiting.pop()
-            node = self.nodes[number]
-            if node.spatial:
-                found.add(number)
-            else:
-                waiting += node.inputs
+            if number not in seen:
+                seen.add(number)
+                waiting += () if self.nodes[number].spatial else self.nodes[number].inputs
+        found = {number for number in seen if self.nodes[number].spatial}
         return found.pop() if len(found) == 1 and 0 not in found else None
 
     def head(self, maps: torch.Tensor) -> torch.Tensor:
