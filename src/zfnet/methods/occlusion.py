@@ -278,7 +278,7 @@ class _Watch:
         """Choose the map that is followed: `layer`, `channel` and `clean_map` (h, w)."""
         if self.graph is None:
             known = [name for name, _ in self.model.named_modules() if name]
-            self.layer = layer or _last_rectifier(self.model)
+            self.layer = layer or _last_convolution(self.model)
             if self.layer not in known:
                 raise UserError(f"no layer {layer!r}: choose one of {', '.join(known)}")
             maps = self._as_it_is(self.image[None])[1][0]
@@ -389,7 +389,7 @@ class _Watch:
         return logits, seen[-1]
 
 
-def _last_rectifier(model: nn.Module) -> str:
+def _last_convolution(model: nn.Module) -> str:
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if not names:
         raise UserError("this net has no convolution whose maps could be followed", "name a layer")
