@@ -151,7 +151,6 @@ class Deconvnet:
 
     def __init__(self, model: nn.Module | Graph):
         self.graph = trace(model)
-        self.features = self.graph.model
 
     @torch.no_grad()
     def activations(self, images: torch.Tensor, layer: str) -> torch.Tensor:
