@@ -224,6 +224,41 @@ class Deconvnet:
         boxes = torch.tensor([field.box(*unit) for unit in position.tolist()])
         return Patches(pixels, start, boxes.view(-1, 4))
 
+    @torch.no_grad()
+    def project_output(
+        self, images: torch.Tensor, output: int | torch.Tensor, rule: str = "deconvnet"
+    ) -> torch.Tensor:
+        """Project one output of the net, a class's score say, of each image down to its pixels.
+
+        images (N, 3, H, W) and `rule` as for `project`; output: one index for all, or (N,). The
+        start is 1, whatever the output's value: with "gradient" this is the output's gradient.
+        Returns (N, 3, H, W). Raises UserError for a net whose output is maps, and an unknown output
+        or rule.
+        """
+        number = self.graph.output
+        if rule not in RULES:
+            raise UserError(f"rule = {rule!r}: choose one of {', '.join(RULES)}")
+        if self.graph.nodes[number].spatial:
+            raise UserError("this net ends in maps", "use `project` for one of them")
+        images = self._checked(images)
+        way, waiting = {number}, [number]
+        while waiting:
+            node = self.graph.nodes[waiting.pop()]
+            if rule != "gradient":
+                node.required()
+            new = {n for n in _handed_down(self.graph, node) if n is not None} - way
+            way, waiting = way | new, [*waiting, *new]
+        output = _indices(output, len(images), (), "output").to(images.device)
+        tape, parts = _Tape(self.graph, number, "add", rule), []
+        for rows in torch.arange(len(images), device=images.device).split(self._at_once(images)):
+            scores = tape.up(images[rows].contiguous(memory_format=torch.channels_last))
+            known = scores.shape[1]
+            if bad := [one for one in output[rows].tolist() if not 0 <= one < known]:
+                raise UserError(f"output {bad[0]}: this net has outputs 0 to {known - 1}")
+            start = torch.zeros_like(scores).scatter_(1, output[rows, None], 1)
+            parts.append(tape.down(start))
+        return torch.cat(parts) if parts else torch.zeros_like(images)
+
     def _on_windows(
         self,
         number: int,
@@ -510,8 +545,8 @@ class _Tape:
     def _adjoint(self, node: Node, signal: torch.Tensor, read: list) -> list:
         """The operation's own adjoint, by autograd; a gate's factor is held fixed."""
         maps = [
-            isinstance(one, torch.Tensor) and self.graph.nodes[source].spatial
-            for one, source in zip(read, node.inputs, strict=True)
+            isinstance(one, torch.Tensor) and source is not None
+            for one, source in zip(read, _handed_down(self.graph, node), strict=True)
         ]
         with torch.enable_grad():
             leaves = [
@@ -525,6 +560,18 @@ class _Tape:
             chosen = [leaf for leaf, moves in zip(leaves, maps, strict=True) if moves]
             found = iter(torch.autograd.grad(y, chosen, signal, allow_unused=True))
         return [next(found) if moves else None for moves in maps]
+
+
+def _handed_down(graph: Graph, node: Node) -> list[int | None]:
+    """The inputs to which a node's signal goes down, None in the place of the others: maps, and in
+    the head what was made of them. A gate's factor is held fixed.
+    """
+    return [
+        n
+        if graph.nodes[n].spatial or not (node.spatial or graph.nodes[n].kind == "value")
+        else None
+        for n in node.inputs
+    ]
 
 
 def _indices(value, n: int, tail: tuple[int, ...], name: str) -> torch.Tensor:
