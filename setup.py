@@ -13,7 +13,7 @@ class BuildWithShipped(build_py):
     def run(self):
         super().run()
         if not self.editable_mode:  # there the checkout's own are read
-            for pattern in ("profiles/**/*.yaml", "weights/*.safetensors"):
+            for pattern in ("profiles/**/*.yaml", "weights/zfnet_*.safetensors"):
                 for path in Path().glob(pattern):
                     target = Path(self.build_lib, "zfnet", "shipped", path)
                     target.parent.mkdir(parents=True, exist_ok=True)

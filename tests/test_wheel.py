@@ -67,7 +67,7 @@ def installed(tmp_path_factory):
 
 def test_the_wheel_carries_profiles_weights_and_pages(installed):
     names = set(zipfile.ZipFile(installed.wheel).namelist())
-    shipped = [*ROOT.glob("profiles/**/*.yaml"), *ROOT.glob("weights/*.safetensors")]
+    shipped = [*ROOT.glob("profiles/**/*.yaml"), *ROOT.glob("weights/zfnet_*.safetensors")]
     assert {f"zfnet/shipped/{path.relative_to(ROOT)}" for path in shipped} <= names
     own = [path for path in (ROOT / "src").rglob("*") if path.suffix in (".py", ".html", ".css")]
     assert {str(path.relative_to(ROOT / "src")) for path in own} <= names

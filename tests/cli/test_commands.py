@@ -159,8 +159,9 @@ def by_hand(path, net, side):
 # --- Nets by name ---------------------------------------------------------------------------------
 
 
-def test_without_a_name_the_net_is_the_one_in_the_repository():
-    net, same = nets.load_net(device="cpu"), nets.load_net("photos", device="cpu")
+def test_without_squeezenet_the_net_is_the_one_in_the_repository(monkeypatch):
+    monkeypatch.setattr(nets, "squeezenet_file", lambda: None)
+    net, same = nets.load_net(device="cpu"), nets.load_net("photos_zfnet", device="cpu")
     meta = artefacts.read_meta(nets.SHIPPED)
     assert (
         net.size == meta["input"]["size"] == same.size
@@ -171,7 +172,7 @@ def test_without_a_name_the_net_is_the_one_in_the_repository():
     assert net.mean.flatten().tolist() == pytest.approx(
         meta["input"]["mean"]
     ) and net.std.flatten().tolist() == pytest.approx(meta["input"]["std"])
-    assert net.square == load_profile("photos").occlusion == same.square
+    assert net.square == load_profile("photos_zfnet").occlusion == same.square
     x = torch.randn(2, 3, 128, 128)
     assert torch.equal(net.model(x), same.model(x)) and net.model(x).isfinite().all()
     assert not any(module.training for module in net.model.modules())
@@ -470,7 +471,7 @@ def test_without_a_layer_there_is_a_row_for_each(here, capsys, monkeypatch):
 
 
 def test_the_strongest_map_is_that_of_the_notebook():
-    net = nets.load_net(device="cpu")
+    net = nets.load_net("photos_zfnet", device="cpu")
     image = net.images(photos.make_photos(12, 128).images[3:4]).batch([0])
     (one,) = explain(net.model, image[0], "relu4")
     assert one.channel == int(strongest_channel(Deconvnet(net.model), image, "relu4")[0])
@@ -762,7 +763,7 @@ def test_the_table_of_top9_is_brute_force(here, tmp_path, capsys, monkeypatch):
 
 def test_top9_repeats_its_own_warnings_and_not_those_of_python(here, capsys, monkeypatch):
     module = importlib.import_module("zfnet.methods.explain")
-    read = module.read_folder
+    read = module.decode
 
     def warned(*arguments):
         warnings.warn("2 images cannot be read", stacklevel=1)
@@ -771,7 +772,7 @@ def test_top9_repeats_its_own_warnings_and_not_those_of_python(here, capsys, mon
         )
         return read(*arguments)
 
-    monkeypatch.setattr(module, "read_folder", warned)
+    monkeypatch.setattr(module, "decode", warned)
     assert (
         main(["top9", "many/more", "--model", f"{here}:small", "--channel", "2", "--out", "m.png"])
         == 0

@@ -142,8 +142,8 @@ def test_layers_of_other_deep_nets():
             )
         )
 
-    # two pools in a row; a block after the last pool
-    assert list(paper_layers(deep("crrrpprrrrrrpcr")).values()) == ["3", "11", "14"]
+    # two pools in a row; a block after the last pool; the longest stretches halved
+    assert list(paper_layers(deep("crrrpprrrrrrpcr")).values()) == ["2", "3", "8", "11", "14"]
     # strided convolutions instead of pools
     assert list(paper_layers(deep("crcrcrcrcrcrcrcrcr")).values()) == [
         str(n) for n in range(1, 18, 2)

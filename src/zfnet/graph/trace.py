@@ -308,8 +308,9 @@ def paper_layers(model: nn.Module | Graph) -> dict[int, str]:
     """The rectified maps that stand for the paper's layers: {1: "relu1", …, 5: "relu5"}.
 
     With up to eight ReLUs each is a layer. Deeper nets (VGG, ResNet) give one for each size of the
-    maps, the last through which everything passes: before each reduction, and the last of all.
-    Nets that never reduce give every ReLU.
+    maps, the last through which everything passes: before each reduction, and the last of all;
+    where those are fewer than five, the longest stretch is halved until there are five
+    (SqueezeNet). Nets that never reduce give every ReLU.
     """
     graph = trace(model)
     body = [n for n in range(len(graph.nodes)) if not graph.nodes[n].name.startswith("classifier")]
@@ -317,8 +318,14 @@ def paper_layers(model: nn.Module | Graph) -> dict[int, str]:
     strides = _strides(graph)
     if len(relus) > 8 and len({strides[n] for n in relus}) > 1:
         passes, rectified = _bottlenecks(graph), _rectified(graph)
-        last = {strides[n]: n for n in body if n in passes and rectified[n]}
-        relus = sorted(last.values())
+        stages: dict[int, list[int]] = {}
+        for n in (n for n in body if n in passes and rectified[n]):
+            stages.setdefault(strides[n], []).append(n)
+        parts = list(stages.values())
+        while len(parts) < 5 and len(longest := max(parts, key=len, default=())) > 1:
+            at, half = parts.index(longest), (len(longest) + 1) // 2
+            parts[at : at + 1] = longest[:half], longest[half:]
+        relus = [part[-1] for part in parts]
     return {i: graph.nodes[n].name for i, n in enumerate(relus, start=1)}
 
 

