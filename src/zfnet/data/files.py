@@ -172,27 +172,17 @@ def read_ahead(
     )
 
 
-def read_folder(files: Files, memory: float):
-    """Decode every image of a folder, to keep it or to know that it can be read: images, labels
-    (N,), classes, names, and which are test images.
+def decode(files: Files, memory: float) -> tuple[torch.Tensor | Files, torch.Tensor]:
+    """Decode every image, to keep it or to know that it can be read: the images, and which of
+    `files` they are.
 
-    Images stay in their files where they exceed `memory` (GiB). A folder split into train and test
-    (or val, as ImageNet is) says which are test images, bool (N,), else None; that part of the name
-    is not part of the class. Unreadable images are skipped with a warning; UserError where they
-    are more than 1 %.
+    Images stay in their files where they exceed `memory` (GiB). Unreadable images are skipped with
+    a warning; UserError where they are more than 1 %.
     """
-    root, names = files.root, [entry[0] for entry in files.entries]
-    held = (
-        next((name for name in ("test", "val") if (root / name).is_dir()), None)
-        if (root / "train").is_dir()
-        else None
-    )
-    parents = [Path(name).parts[:-1] for name in names]
-    of = ["/".join(parts[1:] if held else parts) or "images" for parts in parents]
     fits = files.shape.numel() <= memory * 2**30
     pixels = torch.empty(files.shape, dtype=torch.uint8) if fits else None
-    broken, parts = {}, torch.arange(len(names)).split(64)
-    with tqdm(total=len(names), desc="decoding", unit="image", disable=None, leave=False) as bar:
+    broken, parts = {}, torch.arange(len(files)).split(64)
+    with tqdm(total=len(files), desc="decoding", unit="image", disable=None, leave=False) as bar:
         for part, (decoded, unreadable) in zip(parts, _ahead(files.read, parts), strict=True):
             if fits:
                 pixels[part] = decoded
@@ -200,17 +190,12 @@ def read_folder(files: Files, memory: float):
             bar.update(len(part))
     if broken:
         message = (
-            f"{len(broken)} of {len(names)} images in {root} cannot be read:"
+            f"{len(broken)} of {len(files)} images in {files.root} cannot be read:"
             f" {'; '.join(list(broken.values())[:5])}"
         )
         require(
-            len(broken) <= 0.01 * len(names), message + ". More than 1 %: repair or remove them"
+            len(broken) <= 0.01 * len(files), message + ". More than 1 %: repair or remove them"
         )
         warnings.warn(message + ". Skipped", stacklevel=2)
-    kept = torch.tensor([i for i in range(len(names)) if i not in broken])
-    classes = sorted({of[i] for i in kept.tolist()})
-    label = {name: n for n, name in enumerate(classes)}
-    labels = torch.tensor([label[of[i]] for i in kept.tolist()])
-    official = torch.tensor([parents[i][0] == held for i in kept.tolist()]) if held else None
-    images = select(pixels if fits else files, kept) if broken or not fits else pixels
-    return images, labels, classes, select(names, kept), official
+    kept = torch.tensor([i for i in range(len(files)) if i not in broken])
+    return select(pixels if fits else files, kept) if broken or not fits else pixels, kept

@@ -33,7 +33,8 @@ class Images(torch.utils.data.Dataset):
 
     pixels uint8 (N, 3, H, W), a tensor or `Files`; labels int64 (N,); classes: names by label; mean
     and std in pixel units 0..255, broadcast against (3, S, S); masks bool (N, H, W) and keypoints
-    {name: (N, 2) row, col} in stored pixels where the source knows them (the shapes), else None.
+    {name: (N, 2) row, col} in stored pixels where the source knows them (the shapes), else None;
+    group int64 (N,): which photograph each image is a crop of, None where each is one of its own.
     """
 
     pixels: torch.Tensor | Files
@@ -46,6 +47,7 @@ class Images(torch.utils.data.Dataset):
     names: list[str] | None = None
     masks: torch.Tensor | None = None
     keypoints: dict[str, torch.Tensor] | None = None
+    group: torch.Tensor | None = None
 
     def __post_init__(self):
         shape = tuple(self.pixels.shape)
@@ -56,6 +58,10 @@ class Images(torch.utils.data.Dataset):
         require(
             0 < self.size <= min(shape[-2:]),
             f"size = {self.size}: crops must fit into the stored images of {shape[-2:]}",
+        )
+        require(
+            self.group is None or self.group.shape == shape[:1],
+            f"group: expected one number for each of {shape[0]} images",
         )
         object.__setattr__(self, "classes", tuple(self.classes))
 
@@ -107,6 +113,7 @@ class Images(torch.utils.data.Dataset):
             labels=self.labels[where],
             names=select(self.names, where) if self.names else None,
             masks=None if self.masks is None else self.masks[where],
+            group=None if self.group is None else self.group[where],
             keypoints=self.keypoints and {k: v[where] for k, v in self.keypoints.items()},
         )
 

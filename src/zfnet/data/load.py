@@ -3,6 +3,7 @@ decoded once.
 """
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from tqdm.auto import tqdm
 
 from zfnet.data import photographs as photos
 from zfnet.data import shapes
-from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, select
+from zfnet.data.files import SUFFIXES, Files, list_images, select
+from zfnet.data.folders import read_folder
 from zfnet.data.images import Data, Images, statistics
 from zfnet.store import artefacts, keys
 from zfnet.store.errors import require
-from zfnet.store.profiles import DataConfig, Profile
+from zfnet.store.profiles import PUBLISHED_MEANS, DataConfig, Profile
 
 
 def load_data(profile: Profile) -> Data:
@@ -26,11 +28,11 @@ def load_data(profile: Profile) -> Data:
     Raises FileNotFoundError with the cure where images are missing, and ValueError where more than
     1 % of them cannot be read.
     """
-    config, root = profile.data, profile.data_root
-    listing, given = _listing(config, root), trained_input(profile)
+    config, root, folders = profile.data, profile.data_root, profile.data_roots
+    listing, given = _listing(config, root, folders), trained_input(profile)
     key = keys.key_of(config, profile.seed, listing, given, keys.code_key(load_data))
     tensors, meta = artefacts.artefact(
-        profile.data_file, key, lambda: _decode(config, profile.seed, root, listing, given)
+        profile.data_file, key, lambda: _decode(config, profile.seed, root, folders, listing, given)
     )
     pixels = tensors.get("pixels")
     if pixels is None:
@@ -48,6 +50,7 @@ def load_data(profile: Profile) -> Data:
         names=meta["names"],
         masks=tensors.get("masks"),
         keypoints=keypoints or None,
+        group=tensors.get("group"),
     )
     ends = [0, *itertools.accumulate(meta["lengths"])]
     train, val, test = (images.subset(slice(*each)) for each in itertools.pairwise(ends))
@@ -56,7 +59,7 @@ def load_data(profile: Profile) -> Data:
 
 def trained_input(profile: Profile) -> dict | None:
     """mean, std and gain that the net in the profile's weights file was trained with, for
-    `normalise: weights`; None for the other rules.
+    `normalise: weights`; None for the other rules. A published net's are known by its name.
 
     Raises FileNotFoundError where there is no such file, and ValueError where it does not say, or
     says another gain than the profile, each with the cure.
@@ -64,6 +67,9 @@ def trained_input(profile: Profile) -> dict | None:
     if profile.data.normalise != "weights":
         return None
     path, weights = profile.given_weights, profile.model.weights or "no file"
+    known = PUBLISHED_MEANS.get(profile.model.name) or PUBLISHED_MEANS.get(weights)
+    if known:
+        return {"mean": list(known), "std": [1.0] * 3, "gain": profile.data.gain}
     require(
         not path or path.is_file(),
         f"no weights at {path}: write them with `python -m zfnet export`, or set `model: weights:`"
@@ -99,70 +105,100 @@ def trained_input(profile: Profile) -> dict | None:
 
 
 def _split(
-    labels: torch.Tensor, config: DataConfig, seed: int, official_test: torch.Tensor | None
+    labels: torch.Tensor, config: DataConfig, seed: int, official: Sequence[str] | None
 ) -> tuple[torch.Tensor, ...]:
     """Indices of train, val and test in turn, drawn class by class so that every class is in each;
-    test is the official one where there is one.
+    official: the part of each image where the source says it.
+
+    A source that has train and val alone, as ImageNet, is tested on its val; one that has train,
+    val and test keeps all three.
     """
     generator = torch.Generator().manual_seed(seed)
-    official = (
-        torch.zeros_like(labels, dtype=torch.bool) if official_test is None else official_test
+    held = [name for name in ("test", "val") if name in (official or ())]
+    of_test, of_val = (
+        torch.tensor([part == name for part in official])
+        if name
+        else torch.zeros_like(labels, dtype=torch.bool)
+        for name in [*held, None, None][:2]
     )
     parts = []
     for label in labels.unique().tolist():
         of_class = (labels == label).nonzero().flatten()
         # test first: the official one, or its share; then validation; training has the rest
-        own_test, of_class = of_class[official[of_class]], of_class[~official[of_class]]
+        own_test, own_val = of_class[of_test[of_class]], of_class[of_val[of_class]]
+        of_class = of_class[~(of_test | of_val)[of_class]]
         order = of_class[torch.randperm(len(of_class), generator=generator)]
-        if official_test is None:
+        if not held:
             all_but = config.train_per_class
             n_test = max(1, len(order) - all_but if all_but else round(len(order) * config.test))
             own_test, order = order[:n_test], order[n_test:]
         order = order[: config.train_per_class]
         n_val = (
             max(1, round(len(order) * config.validation))
-            if config.validation and len(order) > 1
+            if config.validation and len(order) > 1 and len(held) < 2
             else 0
         )
-        parts.append((order[n_val:], order[:n_val], own_test[: config.test_per_class]))
+        val = torch.cat([own_val, order[:n_val]])
+        parts.append((order[n_val:], val, own_test[: config.test_per_class]))
     return tuple(torch.cat(part).sort().values for part in zip(*parts, strict=True))
 
 
-def _listing(config: DataConfig, root: Path) -> list:
+def _listing(config: DataConfig, root: Path, folders: Sequence[Path]) -> list:
     """What a decoded cache depends on, without decoding: nothing for sources that never change, the
     files for folders.
     """
-    folders = [root / "train", root] if (root / "train").is_dir() else [root]
+    parts = [root / "train", root] if (root / "train").is_dir() else [root]
     if config.source in ("shapes", "photos") or (
         config.source != "folder"
         # torchvision's download rather than class folders of images
         and not any(
             child.suffix.lower() in SUFFIXES
-            for folder in folders
+            for folder in parts
             if folder.is_dir()
             for child in folder.glob("*/*")
         )
     ):
         return []
-    require(
-        root.is_dir(),
-        f"no folder {root}: put images there as CLASS/image.jpg, or set `data: root:` in the"
-        " profile",
-        kind=FileNotFoundError,
-    )
-    found = list_images(root)
+    found = []
+    for folder in folders:
+        require(
+            folder.is_dir(),
+            f"no folder {folder}: put images there as CLASS/image.jpg, or set `data: root:` in the"
+            " profile",
+            kind=FileNotFoundError,
+        )
+        for other in folders:
+            require(
+                other is folder or not folder.resolve().is_relative_to(other.resolve()),
+                f"data.root: {folder} lies in {other}, and its images would count twice",
+                "name one of the two",
+            )
+        images = list_images(folder)
+        below = _below(root, folder)
+        found += [(f"{below}/{name}" if below else name, *rest) for name, *rest in images]
     if config.source == "caltech101":  # as torchvision has it: 101 categories
         found = [entry for entry in found if Path(entry[0]).parts[0] != "BACKGROUND_Google"]
     require(
         found,
-        f"no images in {root}: expected CLASS/image with one of {', '.join(SUFFIXES)}",
+        f"no images in {' or '.join(map(str, folders))}: expected CLASS/image with one of"
+        f" {', '.join(SUFFIXES)}",
         kind=FileNotFoundError,
     )
     return found
 
 
+def _below(root: Path, folder: Path) -> str:
+    """The way from the root to a folder in it, with "/"; "" for the root itself."""
+    return "" if folder == root else Path(os.path.abspath(folder)).relative_to(root).as_posix()
+
+
 def _decode(
-    config: DataConfig, seed: int, root: Path, listing: list, given: dict | None
+    config: DataConfig,
+    seed: int,
+    root: Path,
+    folders: Sequence[Path],
+    listing: list,
+    given: dict | None,
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """The images in the order train, val, test, what belongs to them, and the training images'
     statistics; no pixels where they exceed the memory.
@@ -180,9 +216,12 @@ def _decode(
     elif config.source == "photos":
         made = photos.make_photos(config.count, config.resize, seed)
         pixels, labels, classes, names = made.images, made.labels, photos.CLASSES, made.names
+        own = {"group": made.labels}  # a class is one photograph, cut out many times
     elif listing:
         pixels, labels, classes, names, official = read_folder(
-            Files(root, listing, config.resize), config.memory
+            Files(root, listing, config.resize),
+            config.memory,
+            [_below(root, folder) for folder in folders],
         )
     else:
         pixels, labels, classes, names, official = _read_torchvision(config, root)
@@ -251,7 +290,8 @@ def _read_torchvision(config: DataConfig, root: Path):
         )
         labels = torch.tensor([label for part in parts for label in part.targets])
         classes, official = parts[0].classes, torch.arange(len(labels)) >= len(parts[0])
-        return pixels, labels, classes, _numbered(labels, classes, official), official
+        parts = ["test" if is_test else "train" for is_test in official.tolist()]
+        return pixels, labels, classes, _numbered(labels, classes, official), parts
     (caltech,) = parts
     pixels = torch.stack(
         [

@@ -155,6 +155,7 @@ def _from_file(boxes_file: str, data: Data) -> Parts:
         names=[str(image) for image in content],
         masks=None,
         keypoints=None,
+        group=None,
     )
     return Parts(images, tuple(map(str, names)), torch.tensor(table), objects)
 

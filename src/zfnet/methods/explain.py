@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zfnet.data.files import SUFFIXES, Files, list_images, read_folder, read_image
+from zfnet.data.files import SUFFIXES, Files, decode, list_images, read_image
 from zfnet.data.images import Images
 from zfnet.graph.forward import evaluating, unwrapped
 from zfnet.graph.trace import paper_layers, trace
@@ -87,10 +87,10 @@ def read_photo_folder(folder: str | Path, net: Net, memory: float = 2.0) -> Imag
             f"no images in {root}: expected files that end in {', '.join(SUFFIXES)}"
         )
     with warnings.catch_warnings(record=True) as caught:
-        pixels, _, _, names, _ = read_folder(Files(root, entries, net.size), memory)
+        pixels, kept = decode(Files(root, entries, net.size), memory)
     for warning in caught:
         warnings.warn(str(warning.message), warning.category, stacklevel=2)
-    return net.images(pixels, names)
+    return net.images(pixels, [entries[n][0] for n in kept.tolist()])
 
 
 def layer_name(model: nn.Module, layer: str | int) -> str:

@@ -136,7 +136,10 @@ def _convert(hint, value, where: Place, index: str = ""):
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         if value is None:
             return None
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        # a list belongs to the option that is one, as in `str | tuple[str, ...]`
+        lists = [option for option in options if isinstance(value, list) and _listed(option)]
+        hint = (lists or options)[0]
     hint, *rules = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
     value = _typed(hint, value, where)
     for rule in rules or NUMBER * (hint is float):
@@ -146,6 +149,11 @@ def _convert(hint, value, where: Place, index: str = ""):
             f"{where[0]}: {'.'.join(where[1:])}{index} = {shown}: {rule.words}",
         )
     return value
+
+
+def _listed(hint) -> bool:
+    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return typing.get_origin(inner) is tuple
 
 
 def _typed(hint, value, where: Place):
