@@ -211,7 +211,7 @@ def test_snapshots_are_the_untrained_net_and_what_training_left(profile):
     ]
     for one, seed in zip(history, (3, 101, 132, 164), strict=True):
         for name, tensor in net(profile, seed).features.state_dict().items():
-            assert torch.equal(one.features.state_dict()[name], tensor)
+            assert torch.equal(one.net.features.state_dict()[name], tensor)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items()), (
         "the model itself is only read"
     )
@@ -256,7 +256,7 @@ def test_snapshots_say_what_is_missing_and_the_cure(profile):
 
 @pytest.mark.slow
 def test_evolve_finds_the_strongest_training_image_of_every_map(profile, monkeypatch):
-    history = [Snapshot(part, part / 16, net(profile, 10 + part).features) for part in (0, 1, 64)]
+    history = [Snapshot(part, part / 16, net(profile, 10 + part)) for part in (0, 1, 64)]
     data = Data(
         random_images(15, 64, 1), random_images(6, 64, 2), random_images(1, 64, 3), ("a", "b")
     )
@@ -270,14 +270,14 @@ def test_evolve_finds_the_strongest_training_image_of_every_map(profile, monkeyp
         [0, 1, 64],
         [0, 0.0625, 4.0],
     )
-    for number, name in paper_layers(history[0].features).items():
+    for number, name in paper_layers(history[0].net).items():
         layer = found.layers[number]
         for s, snapshot in enumerate(history):
             for channel in range(layer.value.shape[1]):
                 best = (-1.0, None)
                 for index in searched:
                     x = data.train.batch([index])
-                    for child, module in snapshot.features.named_children():
+                    for child, module in snapshot.net.features.named_children():
                         x = module(x)
                         if child == name:
                             break
@@ -372,8 +372,8 @@ def test_cells_show_the_projection_on_its_own_scale_and_bars_the_last_source():
     ]
     filters = nn.Conv2d(3, 3, 1, bias=False)
     for snapshot in history:
-        snapshot.features[0] = copy.deepcopy(filters)
-        snapshot.features[0].weight.data = (
+        snapshot.net[0] = copy.deepcopy(filters)
+        snapshot.net[0].weight.data = (
             torch.ones(3, 3, 1, 1) * torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]
         )
     # unit (1, 1) of map 0 in the crop: 0.1

@@ -192,16 +192,22 @@ def test_hidden_layers_are_what_hooks_see_in_eval_mode(model, first, last):
     torch.testing.assert_close(found, logits)
 
 
-def test_a_classifier_without_hidden_layers_has_no_layer_7():
-    model = ZFNet(3, input_size=64, maps=(3, 4, 4, 4, 5), fc=())
-    with pytest.raises(
-        ValueError,
-        match=(
-            "no hidden layer, so there is no layer 7: choose a profile whose `model: fc:` is not"
-            " empty"
-        ),
-    ):
-        hidden(model, torch.zeros(1, 3, 64, 64))
+def test_without_hidden_layers_the_last_maps_averaged_over_space_stand_for_layer_7():
+    torch.manual_seed(2)
+    model = ZFNet(3, input_size=64, maps=(3, 4, 4, 4, 5), fc=()).eval()
+    inputs = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    _, layer7, _ = hidden(model, inputs)
+    maps = model.features[: list(dict(model.features.named_children())).index("relu5") + 1](inputs)
+    assert maps.std() > 0
+    torch.testing.assert_close(layer7, maps.mean((2, 3)))
+
+
+def test_a_net_without_a_classifier_gives_distances_and_no_probability():
+    images, model = random_images(3, 64, (70, 70)), net().features.eval()
+    steps = torch.tensor([0.0, 6.0], dtype=torch.float64)
+    found = measure(model, images, torch.zeros(3, dtype=torch.long), "translation", steps)
+    assert found.probability.isnan().all() and (found.layer1[:, 1] > 0).all()
+    assert not invariance_rows({"translation": found})[0]["probability_mean"]
 
 
 def test_measured_as_the_definition_says():

@@ -55,7 +55,7 @@ def test_where_the_layers_of_each_net_end(make, expected):
         patch.setattr(nn.init, "trunc_normal_", lambda tensor, *_, **__: tensor)  # needs no weights
         found = depths(make())
     assert found == {
-        n: ("features" if n <= 5 else "classifier", name)
+        n: name if n <= 5 else f"classifier.{name}"
         for n, name in enumerate(expected.split(), start=1)
     }
 
@@ -139,14 +139,9 @@ def test_the_last_hidden_layer_has_a_number(net):
         last_hidden(net) == 7
         and last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=(4,))) == 6
     )
-    with pytest.raises(
-        ValueError,
-        match=(
-            r"^ZFNet has no hidden layer, so there is no layer 7: choose a profile whose `model:"
-            " fc:` is not empty$"
-        ),
-    ):
-        last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=()))
+    assert last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=())) == "pooled"
+    with pytest.raises(ValueError, match="^Conv2d has no rectified layer$"):
+        last_hidden(nn.Conv2d(3, 2, 3))
 
 
 def test_only_the_layers_that_are_asked_for_are_computed(net, inputs):

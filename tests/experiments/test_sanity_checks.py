@@ -150,8 +150,8 @@ def test_a_layer_that_is_no_relu_is_named():
     with pytest.raises(
         ValueError,
         match=(
-            "layer = 'pool2': choose a ReLU right behind a convolution or a batch norm, such as"
-            " relu1"
+            "layer = 'pool2': choose a ReLU right behind a convolution, a batch norm or a sum"
+            " that ends in one, such as relu1"
         ),
     ):
         pictures(

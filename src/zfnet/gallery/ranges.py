@@ -33,7 +33,7 @@ class Range:
 
 @torch.no_grad()
 def ranges(
-    features: nn.Sequential,
+    model: nn.Module,
     images: Images,
     top: dict[str, TopActivations],
     batch_size: int = 64,
@@ -42,7 +42,7 @@ def ranges(
     """The range of every map of the layers in `top`, the scan of the same images, which knows the
     upper ends.
     """
-    graph = trace(features)
+    graph = trace(model)
     weight, names = graph.weight, {graph.number(layer): layer for layer in top}
     ends = {layer: found.value[:, 0].to(weight.device) for layer, found in top.items()}
     low = {layer: torch.full_like(end, float("inf")) for layer, end in ends.items()}

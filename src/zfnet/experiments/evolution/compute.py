@@ -31,11 +31,13 @@ from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The features after `part`/64 of the training, `epochs` epochs; part 0: the untrained net."""
+    """The net after `part`/64 of the training, `epochs` epochs; part 0: the untrained net. A head
+    of which training leaves no snapshots is that of the end.
+    """
 
     part: int
     epochs: float
-    features: nn.Sequential
+    net: nn.Module
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,8 @@ def snapshots(profile: profiles.Profile, model: nn.Module, classes: int) -> list
         f"profile {profile.name!r} leaves no snapshots: add `snapshots: [1, 2, 5, 10, 20, 30,"
         " 40, 64]` to its `training:` section",
     )
-    found = [
-        Snapshot(0, 0.0, build_model(profile, classes).features.to(next(model.parameters()).device))
-    ]
+    untrained = build_model(profile, classes).to(next(model.parameters()).device)
+    found = [Snapshot(0, 0.0, untrained)]
     weights = profile.weights_file
     key = artefacts.read_meta(weights).get("key") if weights.is_file() else None
     for part in sorted(profile.training.snapshots):
@@ -133,15 +134,25 @@ def snapshots(profile: profiles.Profile, model: nn.Module, classes: int) -> list
             f"{path} comes from another training than {weights}: run `make train"
             f" PROFILE={profile.name}`",
         )
-        features = copy.deepcopy(model.features)
-        features.load_state_dict(tensors)
-        found.append(Snapshot(part, meta["epochs"], features))
+        found.append(Snapshot(part, meta["epochs"], _with(model, tensors)))
     return found
+
+
+def _with(model: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    """A copy of the model with these weights, of all its parts or of `features` alone; it shares
+    the others.
+    """
+    own = model.state_dict(keep_vars=True)
+    if not tensors.keys() <= own.keys():
+        tensors = {f"features.{name}": tensor for name, tensor in tensors.items()}
+    net = copy.deepcopy(model, {id(t): t for name, t in own.items() if name not in tensors})
+    net.load_state_dict(net.state_dict() | tensors)
+    return net
 
 
 @torch.no_grad()
 def response_similarity(
-    stacks: list[nn.Sequential], layers: list[str], images: Images, batch_size: int = 20
+    stacks: list[nn.Module], layers: list[str], images: Images, batch_size: int = 20
 ) -> dict[str, torch.Tensor]:
     """Pearson's correlation of every map's values with the same map's in the last stack, over all
     images and positions: {layer: (S, channels)}.
@@ -173,14 +184,14 @@ def response_similarity(
     return result
 
 
-def _maps(features: nn.Sequential, layers: list[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
+def _maps(stack: nn.Module, layers: list[str], x: torch.Tensor) -> dict[str, torch.Tensor]:
     """The maps of each layer, (channels, images x positions), from one forward pass."""
-    found = walk.outputs(features, x, layers).items()
+    found = walk.outputs(stack, x, layers).items()
     return {layer: maps.transpose(0, 1).flatten(1) for layer, maps in found}
 
 
 def projection_similarity(
-    stacks: list[nn.Sequential],
+    stacks: list[nn.Module],
     layer: str,
     inputs: torch.Tensor,
     channel: torch.Tensor,
@@ -242,8 +253,8 @@ def evolve(profile: profiles.Profile, history: list[Snapshot], data: Data) -> Ev
     """What became of the features, found in `runs/<profile>/evolution.safetensors` or made now;
     numbers of images and maps as in `evolution:`.
     """
-    config, layers = profile.evolution, trace.paper_layers(history[-1].features)
-    stacks, names = [snapshot.features for snapshot in history], list(layers.values())
+    config, layers = profile.evolution, trace.paper_layers(history[-1].net)
+    stacks, names = [snapshot.net for snapshot in history], list(layers.values())
     weights = [keys.tensors_hash(stack.state_dict()) for stack in stacks]
     images = data.train.fingerprint, data.val.fingerprint
     key = keys.key_of(weights, layers, images, config, profile.seed, keys.code_key(evolve))

@@ -22,7 +22,7 @@ def evolution_tiles(
     """
     columns = []
     for s, snapshot in [(s, one) for s, one in enumerate(history) if one.part]:
-        found = Deconvnet(snapshot.features).project_patches(
+        found = Deconvnet(snapshot.net).project_patches(
             images.batch(layer.image[s, channels]),
             layer.name,
             channels,

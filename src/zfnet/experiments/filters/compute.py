@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zfnet.data.images import Data, Images
-from zfnet.graph.trace import paper_layers
+from zfnet.graph.trace import paper_layers, trace
 from zfnet.methods import deconv, spectrum, top_activations
 from zfnet.store import errors, profiles
 
@@ -44,11 +44,11 @@ class FilterCounts:
         return float(self.rms.max().square() / self.rms.square().sum())
 
 
-def first_convolution(features: nn.Sequential) -> nn.Conv2d:
+def first_convolution(model: nn.Module) -> nn.Conv2d:
     """The layer that sees the pixels. Raises ValueError when there is none."""
-    for layer in features:
-        if isinstance(layer, nn.Conv2d):
-            return layer
+    for node in trace(model).nodes:
+        if node.kind == "conv":
+            return node.module
     raise errors.UserError("this net has no Conv2d; first-layer filters are those of its first one")
 
 
@@ -134,15 +134,13 @@ def first_two_layers(
     In VGG, whose layer 1 is a block of two convolutions, the first convolution is scanned by
     itself.
     """
-    names, children = paper_layers(model.features), model.features.named_children()
+    graph = trace(model)
+    names = paper_layers(graph)
     found = top_activations.load_scan(profile, model, images, list(names.values()))
-    first = next(name for name, layer in children if isinstance(layer, nn.ReLU))
-    return {
-        1: found[first]
-        if first in found
-        else top_activations.scan(model.features, images, first)[first],
-        2: found[names[2]],
-    }
+    first = next(node.name for node in graph.nodes if node.kind == "relu")
+    if first not in found:
+        found |= top_activations.scan(model, images, first)
+    return {1: found[first], 2: found[names[2]]}
 
 
 def strongest_projections(

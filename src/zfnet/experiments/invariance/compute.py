@@ -3,8 +3,8 @@ its features go.
 
 Vertical translation by -60 to 60 pixels of 224, scale 1.0 to 1.8, rotation by 0 to 350 degrees. For
 each: the Euclidean distance between the features of the original and of the transformed image, at
-layer 1 and at layer 7 (the last hidden layer of the classifier), and the probability of the true
-label.
+layer 1 and at layer 7 (the last hidden layer: `last_hidden`), and the probability of the true
+label, of a net that gives any.
 
 Choices where the paper is silent: the *stored* image, which is larger than the net's input, is
 transformed about the middle of the centre crop, and then cropped, so that its margin comes into
@@ -19,8 +19,9 @@ import torch
 from tqdm.auto import tqdm
 
 from zfnet.data.images import Images
-from zfnet.graph.trace import paper_layers
-from zfnet.methods.depth import last_hidden, layer_outputs
+from zfnet.graph.trace import paper_layers, trace
+from zfnet.methods.depth import classifies, last_hidden, layer_outputs
+from zfnet.methods.probabilities import probabilities
 from zfnet.store import artefacts, errors, keys, profiles, provenance
 
 KINDS = ("translation", "scale", "rotation")
@@ -46,7 +47,7 @@ class Invariance:
     factor, or in degrees (clockwise).
 
     amounts (T,); layer1, layer7 (N, T): Euclidean distances from the original's features;
-    probability (N, T) of `targets` (N,). All on the CPU.
+    probability (N, T) of `targets` (N,), NaN for a net that gives none. All on the CPU.
     """
 
     kind: str
@@ -105,13 +106,13 @@ def hidden(
     model: torch.nn.Module, inputs: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Layer 1 and layer 7 of images (N, 3, H, W), each rectified and flattened to (N, units), and
-    the logits, from one forward pass in eval mode.
+    the net's outputs, from one forward pass in eval mode.
 
-    Layer 7 is the last hidden layer, layer 1 the rectified maps before their pool. ValueError where
-    the classifier has no hidden layer.
+    Layer 7 is the last hidden layer (`last_hidden`), layer 1 the rectified maps before their pool.
     """
-    first, last = paper_layers(model.features)[1], last_hidden(model)
-    found = layer_outputs(model, inputs, (first, last, "logits"))
+    graph = trace(model)
+    first, last = paper_layers(graph)[1], last_hidden(graph)
+    found = layer_outputs(graph, inputs, (first, last, "logits"))
     return found[first].flatten(1), found[last], found["logits"]
 
 
@@ -136,7 +137,7 @@ def measure(
         f" {tuple(targets.shape)}",
     )
     steps = amounts(kind, images.size) if steps is None else steps
-    device, parts = next(model.parameters()).device, []
+    device, parts, graph = next(model.parameters()).device, [], trace(model)
     for indices in tqdm(
         torch.arange(len(images)).split(batch_size),
         desc=kind,
@@ -144,29 +145,27 @@ def measure(
         leave=False,
         disable=None,
     ):
-        clean = hidden(model, images.normalise(images.pictures(indices).to(device)))
+        clean = hidden(graph, images.normalise(images.pictures(indices).to(device)))
         errors.require(
-            int(targets.min()) >= 0 and int(targets.max()) < clean[2].shape[1],
+            not classifies(graph)
+            or (int(targets.min()) >= 0 and int(targets.max()) < clean[2].shape[1]),
             f"targets reach from {int(targets.min())} to {int(targets.max())}: choose labels"
             f" from 0 to {clean[2].shape[1] - 1}",
         )
         rows = []
         for amount in steps.tolist():
             moved = hidden(
-                model, images.normalise(transform(images, indices, kind, amount).to(device))
+                graph, images.normalise(transform(images, indices, kind, amount).to(device))
             )
+            followed = torch.full((len(indices),), torch.nan, dtype=torch.float64)
+            if classifies(graph):
+                each = probabilities(moved[2].double(), clean[2]).cpu()
+                followed = each.gather(1, targets[indices, None])[:, 0]
             distances = [
                 torch.linalg.vector_norm(a - b, dim=1).double().cpu()
                 for a, b in zip(moved[:2], clean[:2], strict=True)
             ]
-            rows.append(
-                torch.stack(
-                    [
-                        *distances,
-                        moved[2].double().softmax(1).cpu().gather(1, targets[indices, None])[:, 0],
-                    ]
-                )
-            )
+            rows.append(torch.stack([*distances, followed]))
         parts.append(torch.stack(rows, 2))
     return Invariance(kind, steps, *torch.cat(parts, 1), targets)
 
@@ -302,7 +301,7 @@ def invariance_rows(found: dict[str, Invariance]) -> list[dict[str, object]]:
                     "amount": round(amount, 4),
                     "images": len(sweep.targets),
                     **{
-                        f"{name}_{measure}": round(value.item(), 4)
+                        f"{name}_{measure}": "" if value.isnan() else round(value.item(), 4)
                         for name, values in columns.items()
                         for measure, value in (("mean", values.mean()), ("std", values.std()))
                     },

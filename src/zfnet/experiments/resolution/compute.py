@@ -5,7 +5,7 @@ CIFAR-10's photographs have 32 x 32 pixels, and a net gets no more of them by en
 any images are reduced to a side and enlarged again, and the units that were strongest on the whole
 image are asked what they see now.
 
-    rows = compare(model.features, images, indices, [96, 64, 32, 16], {3: "relu3", 5: "relu5"})
+    rows = compare(model, images, indices, [96, 64, 32, 16], {3: "relu3", 5: "relu5"})
 """
 
 from dataclasses import replace
@@ -61,7 +61,7 @@ def fine(size: int, side: int = CIFAR) -> float:
 
 
 def compare(
-    features: nn.Sequential,
+    model: nn.Module,
     images: Images,
     indices: torch.Tensor,
     sides: list[int],
@@ -74,10 +74,10 @@ def compare(
     projections, 0 where it no longer fires; `fine`: the share of the projections' energy above what
     32 pixels a side can hold.
     """
-    deconvnet, rows = deconv.Deconvnet(features), []
+    deconvnet, rows = deconv.Deconvnet(model), []
     for number, layer in layers.items():
         whole = inputs(images, indices, images.size)
-        unit = channel, position = top_activations.strongest_units(features, whole, layer)
+        unit = channel, position = top_activations.strongest_units(model, whole, layer)
         place = torch.arange(len(whole)), channel, *position.unbind(1)
         first = deconvnet.project(whole, layer, *unit).flatten(1)
         strength = deconvnet.activations(whole, layer)[place].cpu()
@@ -105,7 +105,7 @@ def in_all(found: list[top_activations.TopActivations]) -> top_activations.TopAc
 
 
 def fine_shares(
-    features: nn.Sequential,
+    model: nn.Module,
     images: Images,
     layer: str,
     top: top_activations.TopActivations,
@@ -114,7 +114,7 @@ def fine_shares(
     """The share of energy above what 32 pixels a side can hold: in the nine top images of these
     maps, and in their projections.
     """
-    limits, deconvnet = [fine(images.size)], deconv.Deconvnet(features)
+    limits, deconvnet = [fine(images.size)], deconv.Deconvnet(model)
     above = total = 0.0
     for channel in channels.tolist():
         found = deconvnet.project(

@@ -30,7 +30,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from zfnet.data.images import Images
-from zfnet.graph import trace, windows
+from zfnet.graph import trace, walk, windows
 from zfnet.methods import deconv, localisation, top_activations
 from zfnet.models.build import build_model
 from zfnet.plots.contrast import drawn
@@ -113,16 +113,17 @@ class Sanity:
     position: torch.Tensor
 
 
-def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
+def cascade(model: nn.Module, layer: str) -> dict[str, list[str]]:
     """Which modules lose their weights at each level of the cascade down from `layer`: {"5":
-    ["conv5"], "5-4": ["conv5", "conv4"], …}.
+    ["conv5"], "5-4": ["conv5", "conv4"], …}, named as layers are.
 
     One level per layer of the paper, so that a block of VGG goes at once. ValueError unless `layer`
     is one of `paper_layers`.
     """
-    numbers = {name: number for number, name in trace.paper_layers(features).items()}
+    graph = trace.trace(model)
+    numbers = {name: number for number, name in trace.paper_layers(graph).items()}
     errors.require(layer in numbers, f"layer = {layer!r}: choose one of {', '.join(numbers)}")
-    blocks, names, graph = {}, [], trace.trace(features)
+    blocks, names = {}, []
     for node in (graph.nodes[n] for n in graph.above(graph.number(layer))):
         names += [node.name] if node.module is not None and node.module.state_dict() else []
         if node.name in numbers:
@@ -134,19 +135,55 @@ def cascade(features: nn.Sequential, layer: str) -> dict[str, list[str]]:
     return levels
 
 
-def randomised(features: nn.Sequential, fresh: nn.Sequential, names: list[str]) -> nn.Sequential:
-    """A copy of `features` whose modules `names` have the weights of `fresh`, an untrained net of
-    the same kind.
+def randomised(model: nn.Module, fresh: nn.Module, names: list[str]) -> nn.Module:
+    """A copy of `model` whose layers `names` have the weights of `fresh`, an untrained net of the
+    same kind.
     """
-    net = copy.deepcopy(features)
+    net, new = copied(model, names), trace.trace(fresh)
+    own = trace.trace(net)
     for name in names:
-        net.get_submodule(name).load_state_dict(fresh.get_submodule(name).state_dict())
+        state = new.nodes[new.number(name)].module.state_dict()
+        own.nodes[own.number(name)].module.load_state_dict(state)
     return net
+
+
+def copied(model: nn.Module, names: list[str]) -> nn.Module:
+    """A copy of `model` with weights of its own in the layers `names`; all others are shared."""
+    graph = trace.trace(model)
+    modules = [graph.nodes[graph.number(name)].module for name in names]
+    own = {id(t) for one in modules for t in one.state_dict(keep_vars=True).values()}
+    shared = [t for t in model.state_dict(keep_vars=True).values() if id(t) not in own]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def before_rectifying(graph: trace.Graph, layer: str) -> tuple[list[str], list[str]]:
+    """What a layer's ReLUs read, side by side the maps before rectification, and of each the
+    convolution or batch norm whose bias raises them: the last on one of the branches of a sum.
+
+    UserError for a layer that is not put together from ReLUs behind such modules.
+    """
+    read, biased, waiting = [], [], [graph.number(layer)]
+    while waiting:
+        node = graph.nodes[waiting.pop(0)]
+        if node.kind == "linear" and "cat" in node.name:
+            waiting = [*node.inputs, *waiting]
+            continue
+        below = graph.nodes[node.inputs[0]] if node.kind == "relu" else node
+        terms = [below, *(graph.nodes[n] for n in below.inputs if below.kind == "sum")]
+        ends = [term.name for term in terms if term.kind in ("conv", "norm")]
+        errors.require(
+            node.kind == "relu" and ends,
+            f"layer = {layer!r}: choose a ReLU right behind a convolution, a batch norm or a sum"
+            f" that ends in one, such as {', '.join(trace.paper_layers(graph).values())}",
+        )
+        read.append(below.name)
+        biased.append(ends[0])
+    return read, biased
 
 
 @torch.no_grad()
 def pictures(
-    features: nn.Sequential,
+    model: nn.Module,
     inputs: torch.Tensor,
     layer: str,
     channel: torch.Tensor,
@@ -156,27 +193,24 @@ def pictures(
     """The chosen unit of each image projected, also where it is silent: (N, 3, H, W) on the CPU,
     each in a positive unit of its own.
 
-    `layer` must be a ReLU right behind a convolution or a batch norm (ValueError): its bias is
-    raised in a copy, until all chosen units fire.
+    `layer` must be a ReLU right behind a convolution, a batch norm or a sum that ends in one, or a
+    concatenation of such (ValueError): in a copy the biases are raised until all chosen units fire.
     """
-    graph = trace.trace(features)
-    node = graph.nodes[graph.number(layer)]
-    below = graph.nodes[node.inputs[0]]
-    errors.require(
-        node.kind == "relu" and below.kind in ("conv", "norm"),
-        f"layer = {layer!r}: choose a ReLU right behind a convolution or a batch norm, such as"
-        f" {', '.join(trace.paper_layers(features).values())}",
-    )
-    net = copy.deepcopy(features)
-    last = net.get_submodule(below.name)
-    if isinstance(last, nn.BatchNorm2d) and last.weight is None:
-        last.weight = nn.Parameter(torch.ones_like(last.running_mean))
-    if last.bias is None:
-        last.bias = nn.Parameter(last.weight.new_zeros(len(last.weight)))
+    read, biased = before_rectifying(trace.trace(model), layer)
+    net = copied(model, biased)
+    graph = trace.trace(net)
+    last = [graph.nodes[graph.number(name)].module for name in biased]
+    for module in last:
+        if isinstance(module, nn.BatchNorm2d) and module.weight is None:
+            module.weight = nn.Parameter(torch.ones_like(module.running_mean))
+        if module.bias is None:
+            module.bias = nn.Parameter(module.weight.new_zeros(len(module.weight)))
     deconvnet, found = deconv.Deconvnet(net), []
     for part, c, unit in zip(inputs.split(32), channel.split(32), position.split(32), strict=True):
-        before = deconvnet.activations(part, below.name)[torch.arange(len(part)), c, *unit.T]
-        last.bias += (1 - before.min()).clamp_min(0)
+        maps = torch.cat(list(walk.outputs(graph, part, read).values()), 1)
+        lowest = maps[torch.arange(len(part)), c, *unit.T].min()
+        for module in last:
+            module.bias += (1 - lowest).clamp_min(0)
         found.append(deconvnet.project(part, layer, c, unit, rule=rule).cpu())
     return torch.cat(found)
 
@@ -202,12 +236,12 @@ def sanity(
     )
     inputs, masks = images.batch(indices), None if images.masks is None else images.mask(indices)
     sketches = edges(inputs)
-    channel, position = top_activations.strongest_units(model.features, inputs, layer)
-    steps = cascade(model.features, layer)
+    channel, position = top_activations.strongest_units(model, inputs, layer)
+    steps = cascade(model, layer)
     levels = ("trained", *steps, *CONTROLS)
-    field = windows.receptive_field(model.features, layer, tuple(inputs.shape[-2:]))
+    field = windows.receptive_field(model, layer, tuple(inputs.shape[-2:]))
     boxes = [field.box(*unit) for unit in position.tolist()]
-    maps = int(deconv.Deconvnet(model.features).activations(inputs[:1], layer).shape[1])
+    maps = int(deconv.Deconvnet(model).activations(inputs[:1], layer).shape[1])
     generator = torch.Generator().manual_seed(seed)
     values = {
         measure: torch.full(
@@ -215,9 +249,7 @@ def sanity(
         )
         for measure in MEASURES
     }
-    originals = [
-        pictures(model.features, inputs, layer, channel, position, rule) for rule in deconv.RULES
-    ]
+    originals = [pictures(model, inputs, layer, channel, position, rule) for rule in deconv.RULES]
     for draw, fresh in enumerate(untrained):
         step = torch.randint(1, maps, channel.shape, generator=generator) if maps > 1 else 0
         swapped = {"another map": (inputs, (channel + step) % maps)}
@@ -227,7 +259,7 @@ def sanity(
                 for numbers in values.values():
                     numbers[level, draw] = numbers[level, 0]
                 continue
-            net = randomised(model.features, fresh.features.to(inputs.device), steps.get(name, []))
+            net = randomised(model, fresh.to(inputs.device), steps.get(name, []))
             source, chosen = swapped.get(name, (inputs, channel))
             for r, rule in enumerate(deconv.RULES):
                 found, at = originals[r], (level, draw, r)
@@ -266,7 +298,7 @@ def run_sanity(
     """The profile's sanity checks with `draws` untrained nets, found in
     `runs/<profile>/sanity.safetensors` or made now.
     """
-    weights, code = keys.tensors_hash(model.features.state_dict()), keys.code_key(sanity)
+    weights, code = keys.tensors_hash(model.state_dict()), keys.code_key(sanity)
     plain = [field.name for field in fields(Sanity)][2:]
     key = keys.key_of(
         weights,

@@ -63,13 +63,11 @@ def shared_switches(switches: torch.Tensor) -> torch.Tensor:
     return (counts.gather(2, flat) > 1).view_as(switches)
 
 
-def pool_collisions(
-    features: nn.Sequential, images: torch.Tensor
-) -> dict[str, tuple[float, float]]:
-    """For every max pool of a stack, over images (N, 3, H, W): the share of its windows that share
+def pool_collisions(model: nn.Module, images: torch.Tensor) -> dict[str, tuple[float, float]]:
+    """For every max pool of a net, over images (N, 3, H, W): the share of its windows that share
     their maximum, of all and of those that fire.
     """
-    graph, found = trace(features), {}
+    graph, found = trace(model), {}
     pools = [node for node in graph.nodes if node.kind == "max"]
     below = {node.name: graph.nodes[node.inputs[0]].name for node in pools}
     maps = outputs(graph, images, [*below.values(), *below])
