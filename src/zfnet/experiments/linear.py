@@ -3,22 +3,26 @@ trained on top of a net.
 
     classifier, strength = fit_best(softmax, train, val, (0.1, 1.0, 10.0))
     accuracy(classifier, test)
+    classifier, strength = cross_validated("svm", train, (0.1, 1.0, 10.0))   # no validation images
 
 Images stand for themselves as (features (n, F) float32, labels (n,)), `Labelled`.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 
 from zfnet.training.evaluation import class_accuracy
 
 Labelled = tuple[torch.Tensor, torch.Tensor]
-Classifier = LinearSVC | LogisticRegression
 
 
 def svm(strength: float) -> LinearSVC:
@@ -29,6 +33,21 @@ def svm(strength: float) -> LinearSVC:
 def softmax(strength: float, steps: int = 2000) -> LogisticRegression:
     """A multinomial softmax, in at most `steps` steps."""
     return LogisticRegression(C=strength, max_iter=steps)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One score a class: weight (F + 1, K), the last row the biases."""
+
+    weight: torch.Tensor
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """The class with the largest score, for features (n, F)."""
+        return (torch.from_numpy(x) @ self.weight[:-1] + self.weight[-1]).argmax(1).numpy()
+
+
+Classifier = LinearSVC | LogisticRegression | Linear
+KINDS = {"svm": svm, "softmax": softmax}
 
 
 def accuracy(classifier: Classifier, images: Labelled) -> float:
@@ -56,3 +75,56 @@ def fit_best(
         ((fitted(strength), strength) for strength in sorted(strengths)),
         key=lambda one: accuracy(one[0], val),
     )
+
+
+def fit(kind: str, images: Labelled, strength: float, start: Linear | None = None) -> Linear:
+    """`svm` or `softmax` by L-BFGS over all classes at once, from `start`, say of a smaller C: many
+    times quicker than one class after the other where there are a hundred.
+
+    It stops where ten steps lower the objective by less than 1e-4 of it. Biases are penalised like
+    weights, as `LinearSVC` does.
+    """
+    x, labels = images
+    count = int(labels.max()) + 1
+    weight = torch.zeros(x.shape[1] + 1, count, dtype=x.dtype)
+    weight = (weight if start is None else start.weight.clone()).requires_grad_()
+    sign = 2.0 * F.one_hot(labels, count).to(x.dtype) - 1.0
+
+    def objective() -> torch.Tensor:
+        optimiser.zero_grad()
+        scores = x @ weight[:-1] + weight[-1]
+        loss = (
+            (1 - sign * scores).clamp_min(0).square().sum()
+            if kind == "svm"
+            else F.cross_entropy(scores, labels, reduction="sum")
+        )
+        value = weight.square().sum() / 2 + strength * loss
+        value.backward()
+        return value
+
+    optimiser = torch.optim.LBFGS(
+        [weight], max_iter=10, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+    before, now = float("inf"), float(objective())
+    while before - now > 1e-4 * now:
+        optimiser.step(objective)
+        before, now = now, float(objective())
+    return Linear(weight.detach())
+
+
+def cross_validated(
+    kind: str, train: Labelled, strengths: Sequence[float], folds: int = 2
+) -> tuple[Linear, float]:
+    """The classifier, fitted on all of `train`, with the C whose mean per-class accuracy is best
+    over `folds` folds of it, the smallest of equals; and that C.
+    """
+    x, labels = train
+    scores = dict.fromkeys(sorted(strengths), 0.0)
+    parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(x, labels)
+    for fitting, testing in parts if len(scores) > 1 else ():
+        found = None
+        for strength in scores:
+            found = fit(kind, (x[fitting], labels[fitting]), strength, found)
+            scores[strength] += accuracy(found, (x[testing], labels[testing]))
+    best = max(scores, key=scores.get)
+    return fit(kind, train, best), best

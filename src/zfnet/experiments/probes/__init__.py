@@ -10,13 +10,15 @@ STEM = "15_probes"
 
 @dataclass(frozen=True)
 class ProbesConfig:
-    """The classifiers of Table 7: training images per class, how often each is drawn, and the most
-    features that a layer may give.
+    """The classifiers of Table 7: training images per class, how often each is drawn, the most
+    features that a layer may give, and the profiles on whose images, instead of the profile's own,
+    the net is tried.
     """
 
     per_class: Distinct[tuple[Positive[int], ...]] = (2, 5, 10, 30)
     draws: Positive[int] = 5
     features: Positive[int] = 4096
+    targets: tuple[str, ...] = ()
 
 
 def results() -> Results:

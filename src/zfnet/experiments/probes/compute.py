@@ -14,17 +14,18 @@ the paper states:
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from zfnet.data.images import Data, Images, batches
+from zfnet.data.images import Data, Images
 from zfnet.experiments import linear
 from zfnet.experiments.linear import Labelled
-from zfnet.methods.depth import depths, layer_outputs
+from zfnet.experiments.probes.features import features
+from zfnet.methods.depth import depths
 from zfnet.models.build import build_model
 from zfnet.store import artefacts, errors, keys, profiles, provenance
 from zfnet.training.small_nets import mean_std
@@ -33,6 +34,7 @@ from zfnet.training.small_nets import mean_std
 GRID = {"svm": (0.01, 0.1, 1.0, 10.0), "softmax": (0.1, 1.0, 10.0, 100.0, 1000.0)}
 HELD_OUT = 50  # at most so many validation and test images per class, as in the paper's Table 4
 NETS = ("trained", "random weights")
+Cell = tuple[str, str, int]  # of the table: (net, kind of classifier, layer)
 # Table 7: accuracy in percent on Caltech-101 (30 training images per class) and Caltech-256 (60)
 PAPER = {
     "svm": {
@@ -50,7 +52,8 @@ PAPER = {
 @dataclass(frozen=True)
 class Probes:
     """Accuracy on the test images, 0..1, and the C chosen: `accuracy[net, kind, layer]` and
-    `penalty[…]`, float64 (sizes, draws), sizes as in `per_class`.
+    `penalty[…]`, float64 (sizes, draws), sizes as in `per_class`. `target`: the profile whose
+    images these are, where it is another one; C is then chosen without validation images.
     """
 
     per_class: tuple[int, ...]
@@ -59,43 +62,25 @@ class Probes:
     dimensions: dict[int, int]
     n_val: int
     n_test: int
+    classes: int = 0
+    target: str | None = None
 
 
-def grid_side(channels: int, side: int, limit: int) -> int:
-    """The finest grid over maps of `side` with at most `limit` numbers for `channels` maps; at
-    least 1, at most `side`.
-    """
-    return max(1, min(side, math.isqrt(limit // channels)))
-
-
-@torch.no_grad()
-def features(
-    model: nn.Module, images: Images, layers: Sequence[int], limit: int = 4096, batch_size: int = 64
-) -> dict[int, torch.Tensor]:
-    """Features (N, F) of centre crops by layer, float32 on the CPU, in one pass: maps averaged over
-    a grid so that F <= `limit`, hidden layers whole.
-    """
-    found: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-    for _, inputs in batches(images, batch_size):
-        for layer, x in layer_outputs(model, inputs, layers).items():
-            if x.ndim == 4:
-                x = nn.functional.adaptive_avg_pool2d(
-                    x, tuple(grid_side(x.shape[1], side, limit) for side in x.shape[2:])
-                )
-            found[layer].append(x.flatten(1).float().cpu())
-    return {layer: torch.cat(parts) for layer, parts in found.items()}
+def standardised(train: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Features (n, F) standardised by those of `train` and divided by sqrt(F)."""
+    mean, std = train.mean(0), train.std(0, correction=0)
+    scale = torch.where(std > 1e-6 * std.max(), std, 1.0) * math.sqrt(train.shape[1])
+    return tuple((x - mean) / scale for x in (train, *others))
 
 
 def coordinates(train: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Features (n, F) standardised by those of `train`, divided by sqrt(F), and turned into the
-    space that `train` spans: (n, min(len(train), F)).
+    """Features (n, F), `standardised` and turned into the space that `train` spans: (n,
+    min(len(train), F)).
 
     Linear classifiers with a quadratic penalty depend on the inner products with the training
     images alone, and these stay; fitting is only quicker.
     """
-    mean, std = train.mean(0), train.std(0, correction=0)
-    scale = torch.where(std > 1e-6 * std.max(), std, 1.0) * math.sqrt(train.shape[1])
-    scaled = [(x - mean) / scale for x in (train, *others)]
+    scaled = standardised(train, *others)
     basis = torch.linalg.qr(scaled[0].T).Q
     return tuple(x @ basis for x in scaled)
 
@@ -113,9 +98,7 @@ def probe(
     train, val, test = zip(
         coordinates(train[0], val[0], test[0]), (train[1], val[1], test[1]), strict=True
     )
-    classifier, strength = linear.fit_best(
-        {"svm": linear.svm, "softmax": linear.softmax}[kind], train, val, grid or GRID[kind]
-    )
+    classifier, strength = linear.fit_best(linear.KINDS[kind], train, val, grid or GRID[kind])
     return linear.accuracy(classifier, test), strength
 
 
@@ -148,12 +131,41 @@ def held_out(images: Images, per_class: int, seed: int) -> Images:
     return images.subset(order[rank <= per_class].sort().values)
 
 
+def cells_of(layers: Sequence[int]) -> list[Cell]:
+    """The cells of the table for a net with these layers: an SVM on each, a softmax on the paper's
+    two and on the last.
+    """
+    top = [n for n in layers if n in (5, 7, layers[-1])]
+    kinds = [("svm", n) for n in layers] + [("softmax", n) for n in top]
+    return [(name, kind, layer) for name in NETS for kind, layer in kinds]
+
+
+def kept(
+    profile: profiles.Profile,
+    folder: str,
+    cells: Sequence[Cell],
+    key: str,
+    build: Callable,
+    progress: bool = True,
+) -> tuple[dict[Cell, torch.Tensor], dict[Cell, torch.Tensor], dict[int, int]]:
+    """Accuracies, penalties and dimensions of the cells, each a file of `runs/<profile>/<folder>/`:
+    made by `build(net, kind, layer)` where it is not there, so that an interrupted run goes on.
+    """
+    accuracy, penalty, dimensions = {}, {}, {}
+    for cell in tqdm(cells, desc="probes", leave=False, disable=None if progress else True):
+        file = f"{folder}/{cell[0].replace(' ', '-')}-{cell[1]}-{cell[2]}.safetensors"
+        own, make = keys.key_of(key, *cell), functools.partial(build, *cell)
+        tensors, meta = artefacts.artefact(profile.runs / file, own, make)
+        accuracy[cell], penalty[cell] = tensors["found"].unbind(-1)
+        dimensions[cell[2]] = meta["features"]
+    return accuracy, penalty, dimensions
+
+
 def run_probes(
     profile: profiles.Profile, model: nn.Module, data: Data, progress: bool = True
 ) -> Probes:
     """Table 7 of the profile's net, and of the same net with the random weights it started from: a
-    file for each layer in `runs/<profile>/probes/`, made now where it is not there, so that an
-    interrupted run goes on.
+    file for each layer in `runs/<profile>/probes/`, made now where it is not there.
 
     Raises ValueError where a class has fewer training images than `probes.per_class` asks for.
     """
@@ -167,7 +179,6 @@ def run_probes(
         "test": held_out(data.test, HELD_OUT, profile.seed),
     }
     layers = [layer for layer in depths(model) if layer <= 7]
-    kinds = [("svm", n) for n in layers] + [("softmax", n) for n in (5, 7) if n in layers]
 
     @functools.lru_cache(maxsize=1)
     def taken(name: str) -> dict[str, dict[int, torch.Tensor]]:
@@ -193,16 +204,17 @@ def run_probes(
             profile, features=own.shape[1]
         )
 
-    accuracy, penalty, dimensions = {}, {}, {}
-    cells = [(name, kind, layer) for name in NETS for kind, layer in kinds]
-    for cell in tqdm(cells, desc="probes", leave=False, disable=None if progress else True):
-        file = f"probes/{cell[0].replace(' ', '-')}-{cell[1]}-{cell[2]}.safetensors"
-        own, make = keys.key_of(key, config, *cell), functools.partial(build, *cell)
-        tensors, meta = artefacts.artefact(profile.runs / file, own, make)
-        accuracy[cell], penalty[cell] = tensors["found"].unbind(-1)
-        dimensions[cell[2]] = meta["features"]
+    accuracy, penalty, dimensions = kept(
+        profile, "probes", cells_of(layers), keys.key_of(key, config), build, progress
+    )
     return Probes(
-        config.per_class, accuracy, penalty, dimensions, len(parts["val"]), len(parts["test"])
+        config.per_class,
+        accuracy,
+        penalty,
+        dimensions,
+        len(parts["val"]),
+        len(parts["test"]),
+        len(data.classes),
     )
 
 

@@ -19,6 +19,8 @@ class TransferConfig(SmallNetsConfig):
     draws: Positive[int] = 3  # random sets of training images for each number
     source_epochs: Positive[int] = 15
     epochs: Positive[int] = 25
+    # profiles on whose images the profile's own net is tried instead, such as caltech101
+    targets: tuple[str, ...] = ()
     # what an epoch from scratch shows, however few images there are
     epoch_images: Positive[int] = 400
 

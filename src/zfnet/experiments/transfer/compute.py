@@ -8,7 +8,12 @@ against a net trained from scratch.
 The pretrained net's layers 1-7 stay fixed; only a softmax on top is trained (paper, section 5.2).
 The source is the net of another profile, or, where there is but one data set, a net trained on half
 of its classes: the other half are the target. All arms see the same training, validation and test
-images. Beyond the paper, a third arm puts the softmax on the same net with random weights: what the
+images. Where the profile names targets, other profiles whose images its own net is tried on, there
+are no validation images, and every draw splits the images anew:
+
+    curve = target_curve(profile, model, data, "caltech101")
+
+Beyond the paper, a third arm puts the softmax on the same net with random weights: what the
 architecture gives without any training.
 """
 
@@ -24,8 +29,10 @@ from zfnet.data.images import Data, Images, imagenet_statistics
 from zfnet.data.load import load_data
 from zfnet.experiments import linear, load_profile
 from zfnet.experiments.linear import Labelled
+from zfnet.experiments.probes.compute import NETS
+from zfnet.experiments.probes.target import pool, run_target, splits
 from zfnet.experiments.transfer import TransferConfig
-from zfnet.methods.depth import last_hidden, layer_outputs
+from zfnet.methods.depth import depths, last_hidden, layer_outputs
 from zfnet.models.build import build_model
 from zfnet.store import artefacts, distributed, errors, keys, profiles, provenance
 from zfnet.training import evaluation, run, small_nets
@@ -56,12 +63,15 @@ class Task:
 @dataclass(frozen=True)
 class Curve:
     """per_class (K,): training images of each class; accuracy {arm: float64 (K, draws)}: mean
-    per-class accuracy on the test images, in 0..1.
+    per-class accuracy on the test images, in 0..1. `n_test`: their number; `target`: the profile
+    whose images these are, where it is another one.
     """
 
     per_class: tuple[int, ...]
     accuracy: dict[str, torch.Tensor]
     chance: float
+    n_test: int = 0
+    target: str | None = None
 
 
 def split_classes(count: int, seed: int) -> tuple[list[int], list[int]]:
@@ -273,7 +283,59 @@ def accuracy_curve(task: Task, seed: int = 0) -> Curve:
         for arm in task.features:
             accuracy[arm][i, number] = softmax_accuracy(task, chosen, arm)
         accuracy["scratch"][i, number] = scratch_accuracy(task, chosen, name, own + number)
-    return Curve(sizes, accuracy, 1 / len(task.target.classes))
+    return Curve(sizes, accuracy, 1 / len(task.target.classes), len(task.target.test))
+
+
+def target_curve(
+    profile: profiles.Profile, model: nn.Module, data: Data, target: str, progress: bool = True
+) -> Curve:
+    """A softmax on the top layer of the profile's net, and of the same net with random weights, and
+    nets from scratch, on the images of the profile `target`: `transfer.draws` random splits.
+
+    The top layer is the last of `depths`, as the probes take it. Raises UserError where a class has
+    too few images.
+    """
+    config, top = profile.transfer, max(layer for layer in depths(model) if layer <= 7)
+    found = run_target(
+        profile,
+        model,
+        data,
+        target,
+        [(net, "softmax", top) for net in NETS],
+        (config.per_class, config.draws),
+        progress,
+    )
+    arms = zip(ARMS, NETS, strict=False)
+    accuracy = {arm: found.accuracy[net, "softmax", top] for arm, net in arms}
+    accuracy["scratch"] = scratch_on_target(target, config.per_class, config.draws, progress)
+    return Curve(found.per_class, accuracy, 1 / found.classes, found.n_test, target)
+
+
+def scratch_on_target(
+    target: str, per_class: tuple[int, ...], draws: int, progress: bool = True
+) -> torch.Tensor:
+    """Accuracies (sizes, draws) of nets that the recipe of the target's own `transfer:` section
+    trains from scratch on the same splits. The last epoch counts: there are no validation images.
+
+    They are kept in `runs/<target>/transfer/`, as any net may be compared with them.
+    """
+    other = load_profile(target)
+    images = pool(other, target, memory=other.data.memory)
+    parts = splits(images, max(per_class), draws, target)
+    accuracy = torch.zeros(len(per_class), draws, dtype=torch.float64)
+    runs = [(i, n, number) for i, n in enumerate(per_class) for number in range(draws)]
+    for i, n, number in tqdm(
+        runs, desc="from scratch", unit="net", leave=False, disable=None if progress else True
+    ):
+        part = parts[number]
+        rows = (part.train[:, :n].flatten(), torch.arange(0), part.test)
+        own = Data(*(images.subset(where) for where in rows), images.classes)
+        small = small_nets.smaller(own, other.transfer.size, other.data.normalise)
+        task, chosen = Task(other, small, {}, "", ()), torch.arange(len(small.train))
+        accuracy[i, number] = scratch_accuracy(
+            task, chosen, f"split-{n}-{number}", other.seed + number
+        )
+    return accuracy
 
 
 def table(curve: Curve) -> list[dict[str, object]]:
