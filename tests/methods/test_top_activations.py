@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from zfnet import Deconvnet, Images, scan, strongest_channel, top_units
-from zfnet.methods.top_activations import strongest_units
+from zfnet.methods.top_activations import merge_tables, strongest_units
 
 LAYERS = ["1", "2", "4"]
 
@@ -154,6 +154,31 @@ def test_images_of_the_package_give_the_same_table(batch_size):
 class Unreachable(nn.LocalResponseNorm):
     def forward(self, x):
         raise RuntimeError("this layer was called")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+def test_crops_of_one_photograph_have_one_entry(batch_size):
+    """Brute force, with ties: of all crops of a photograph only the best is left in the table."""
+    net, k, generator = stack(True), 4, torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 3, (21, 3, 21, 21), generator=generator, dtype=torch.uint8)
+    group = torch.randint(0, 5, (21,), generator=generator) * 7
+    zeros, plain = torch.zeros(21, dtype=torch.long), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    images = Images(pixels, zeros, ["a"], 21, *plain, group=group)
+    found = scan(net, images, LAYERS, k, batch_size)
+    halves = [scan(net, images, LAYERS, k, batch_size, share=(n, 2)) for n in range(2)]
+    repeated = 0
+    for layer in LAYERS:
+        for channel, table in enumerate(brute_force(net, pixels.double(), layer, k)[1]):
+            best = {}
+            for entry in table:
+                best.setdefault(int(group[entry[1]]), entry)
+            expected = list(best.values())[:k]
+            repeated += expected != table[:k]
+            for tables in (found, merge_tables(halves, k, group)):
+                assert as_lists(tables[layer])[channel] == expected, (layer, channel)
+    assert repeated > 5
+    with pytest.raises(ValueError, match="k = 6: choose 1 to 5, the number of photographs"):
+        scan(net, images, LAYERS, 6)
 
 
 def test_a_scan_stops_at_the_deepest_layer():

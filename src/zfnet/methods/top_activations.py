@@ -2,8 +2,9 @@
 validation data").
 
 For every feature map of every layer asked for, the k images in which it fires most strongly, at
-most one entry per image, and where. Order: larger value, then lower image index, then lower
-position (row by row): the table depends on neither batch size nor loading order. Memory is one
+most one entry per image, and where; of crops, at most one per photograph (`Images.group`). Order:
+larger value, then lower image index, then lower position (row by row): the table depends on neither
+batch size nor loading order. Memory is one
 (channels, k) table per layer, whatever the number of images.
 """
 
@@ -56,15 +57,26 @@ def first_maximum(maps: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def merge(
-    value: torch.Tensor, image: torch.Tensor, position: torch.Tensor, k: int
+    value: torch.Tensor,
+    image: torch.Tensor,
+    position: torch.Tensor,
+    k: int,
+    group: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The k best of (channels, m) candidates, by value descending and then image ascending: two
-    stable sorts.
+    stable sorts. group (N,): which images count as one; of these only the best is taken, and what
+    is left where there are fewer than k of them has the value -inf.
     """
     by_image = image.argsort(dim=1, stable=True)
     order = by_image.gather(
         1, value.gather(1, by_image).argsort(dim=1, descending=True, stable=True)
-    )[:, :k]
+    )
+    if group is not None:
+        own = group.to(image.device)[image.gather(1, order)]
+        again = (own[:, :, None] == own[:, None]).tril(-1).any(2)
+        value = value.scatter(1, order, value.gather(1, order).masked_fill(again, float("-inf")))
+        order = order.gather(1, again.byte().argsort(dim=1, stable=True))
+    order = order[:, :k]
     return value.gather(1, order), image.gather(1, order), position.gather(1, order)
 
 
@@ -86,7 +98,7 @@ def scan(
     for. `device=None` stays where the net is. share: (rank, processes), of which this one takes
     every processes-th batch; with fewer images than k in them the tables are narrower; without any
     there are none. Raises UserError for an unknown layer, images whose values are not finite, or
-    when k is not between 1 and the number of images.
+    when k is not between 1 and the number of images, of photographs for crops of them.
     """
     graph = trace(model)
     if isinstance(dataset, torch.utils.data.DataLoader):
@@ -94,8 +106,11 @@ def scan(
     layers = [layers] if isinstance(layers, str | int) else list(dict.fromkeys(layers))
     if not layers:
         raise UserError("layers: give at least one")
-    if not 1 <= k <= len(dataset):
-        raise UserError(f"k = {k}: choose 1 to {len(dataset)}, the number of images")
+    group = getattr(dataset, "group", None)
+    most = len(dataset) if group is None else len(group.unique())
+    if not 1 <= k <= most:
+        what = "images" if group is None else "photographs"
+        raise UserError(f"k = {k}: choose 1 to {most}, the number of {what}")
     names = {graph.number(layer): layer for layer in layers}
     weight = graph.weight
     device = torch.device(device) if device is not None else weight.device
@@ -112,7 +127,7 @@ def scan(
         x = finite(images).to(device, weight.dtype).contiguous(memory_format=torch.channels_last)
         for number, maps in walk(graph, x, names):
             name = names[number]
-            tables[name] = _enter(tables.get(name), maps, indices.to(device), k)
+            tables[name] = _enter(tables.get(name), maps, indices.to(device), k, group)
         bar.update(len(indices) * share[1])
     bar.close()
     result = {}
@@ -123,8 +138,12 @@ def scan(
     return result
 
 
-def merge_tables(parts: Sequence[dict[str, TopActivations]], k: int) -> dict[str, TopActivations]:
-    """The tables of a whole data set from those of its parts, which share no image."""
+def merge_tables(
+    parts: Sequence[dict[str, TopActivations]], k: int, group: torch.Tensor | None = None
+) -> dict[str, TopActivations]:
+    """The tables of a whole data set from those of its parts, which share no image; `group` as for
+    `merge`.
+    """
     whole = {}
     for name in max(parts, key=len):
         value, image, row, col = (
@@ -132,14 +151,18 @@ def merge_tables(parts: Sequence[dict[str, TopActivations]], k: int) -> dict[str
             for field in ("value", "image", "row", "col")
         )
         value, image, order = merge(
-            value, image, torch.arange(value.shape[1]).expand(value.shape), k
+            value, image, torch.arange(value.shape[1]).expand(value.shape), k, group
         )
         whole[name] = TopActivations(value, image, row.gather(1, order), col.gather(1, order))
     return whole
 
 
 def _enter(
-    table: tuple[torch.Tensor, ...] | None, maps: torch.Tensor, images: torch.Tensor, k: int
+    table: tuple[torch.Tensor, ...] | None,
+    maps: torch.Tensor,
+    images: torch.Tensor,
+    k: int,
+    group: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A layer's table with the next images' maps (B, C, h, w) entered. Only the few maps that make
     it into the table are searched for their maximum.
@@ -153,10 +176,10 @@ def _enter(
     )
     if table is not None:
         found = tuple(torch.cat(both, 1) for both in zip(table, found, strict=True))
-    value, image, position = merge(*found, k)
+    value, image, position = merge(*found, k, group)
     channel, place = (position < 0).nonzero(as_tuple=True)
     row = -1 - position[channel, place]
-    flat, width = first_maximum(maps[row, channel], value[channel, place]), maps.shape[-1]
+    flat, width = first_maximum(maps[row, channel], best[channel, row]), maps.shape[-1]
     position[channel, place] = flat // width * WIDEST + flat % width
     return value, image, position
 
@@ -201,7 +224,8 @@ def load_scan(
     of the run together.
     """
     weights = keys.tensors_hash(model.state_dict())
-    key = keys.key_of(weights, images.fingerprint, list(layers), k, keys.code_key(scan))
+    group = None if images.group is None else images.group.tolist()
+    key = keys.key_of(weights, (images.fingerprint, group), list(layers), k, keys.code_key(scan))
 
     def build():
         own = scan(
@@ -212,7 +236,7 @@ def load_scan(
             progress=distributed.is_first(),
             share=distributed.share(),
         )
-        found = merge_tables(distributed.gathered(own), k)
+        found = merge_tables(distributed.gathered(own), k, images.group)
         return {
             f"{layer}/{name}": tensor
             for layer, top in found.items()
