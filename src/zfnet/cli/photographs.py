@@ -198,12 +198,22 @@ def draw(arguments: argparse.Namespace) -> None:
         arguments.model, arguments.weights, arguments.input_size, arguments.device, arguments.seed
     )
     figures = {"explain": _explained, "occlude": _occluded, "top9": _strongest_images}
-    figure = figures[arguments.verb](net, source, arguments)
-    try:
-        plots.write_figure(figure, out)
-    except OSError as error:  # a full disk, a folder that only looks writable
-        raise _unwritable(out, f" ({error.strerror})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `plots.literal` says it
+        warnings.showwarning = _note
+        figure = figures[arguments.verb](net, source, arguments)
+        try:
+            plots.write_figure(figure, out)
+        except OSError as error:  # a full disk, a folder that only looks writable
+            raise _unwritable(out, f" ({error.strerror})") from error
     print(out)
+
+
+def _note(message, category, *_, **__) -> None:
+    """A warning as a line, and not what Python itself thinks of processes that fork."""
+    if issubclass(category, UserWarning):
+        print(f"note: {message}", file=sys.stderr)
 
 
 def _unwritable(out: Path, reason: str = "") -> PermissionError:
@@ -338,13 +348,7 @@ def _strongest_images(net, folder: Path, arguments):
 
     layers = paper_layers(net.model)
     layer = layer_name(net.model, arguments.layer or max((n for n in layers if n <= 5), default=1))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        images = read_photo_folder(folder, net)
-    for warning in caught:
-        # and not what Python itself thinks of processes that fork
-        if issubclass(warning.category, UserWarning):
-            print(f"note: {warning.message}", file=sys.stderr)
+    images = read_photo_folder(folder, net)
     k = arguments.top or min(9, len(images))
     require(k <= len(images), f"--top {k}: there are only {len(images)} images in {folder}")
     top = scan(net.model, images, layer, k, progress=True)[layer]

@@ -4,7 +4,9 @@ decoded once.
 
 import itertools
 import os
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from tqdm.auto import tqdm
 
 from zfnet.data import photographs as photos
 from zfnet.data import shapes
-from zfnet.data.files import SUFFIXES, Files, list_images, select
+from zfnet.data.files import Files, formats, look_through, said_of, select
 from zfnet.data.folders import read_folder
 from zfnet.data.images import Data, Images, statistics
 from zfnet.store import artefacts, keys
@@ -28,16 +30,16 @@ def load_data(profile: Profile) -> Data:
     Raises FileNotFoundError with the cure where images are missing, and ValueError where more than
     1 % of them cannot be read.
     """
-    config, root, folders = profile.data, profile.data_root, profile.data_roots
-    listing, given = _listing(config, root, folders), trained_input(profile)
-    key = keys.key_of(config, profile.seed, listing, given, keys.code_key(load_data))
+    config, given = profile.data, trained_input(profile)
+    listing = _listing(config, profile.data_root, profile.data_roots)
+    key = keys.key_of(config, profile.seed, listing.key, given, keys.code_key(load_data))
     tensors, meta = artefacts.artefact(
-        profile.data_file, key, lambda: _decode(config, profile.seed, root, folders, listing, given)
+        profile.data_file, key, lambda: _decode(config, profile.seed, listing, given)
     )
     pixels = tensors.get("pixels")
     if pixels is None:
-        entries = {entry[0]: entry for entry in listing}
-        pixels = Files(root, [entries[name] for name in meta["names"]], config.resize)
+        entries = {entry[0]: entry for entry in listing.files}
+        pixels = Files(listing.root, [entries[name] for name in meta["names"]], config.resize)
     keypoints = {k.split("/")[1]: v for k, v in tensors.items() if k.startswith("keypoints/")}
     images = Images(
         pixels=pixels,
@@ -143,23 +145,40 @@ def _split(
     return tuple(torch.cat(part).sort().values for part in zip(*parts, strict=True))
 
 
-def _listing(config: DataConfig, root: Path, folders: Sequence[Path]) -> list:
-    """What a decoded cache depends on, without decoding: nothing for sources that never change, the
-    files for folders.
+@dataclass(frozen=True)
+class Listing:
+    """The files of a folder of images, or of several, and the `others` that are left out for their
+    names; no files for sources that never change.
+
+    root: what the names of `files` are below of; folders: those of the data set, below it.
     """
-    parts = [root / "train", root] if (root / "train").is_dir() else [root]
-    if config.source in ("shapes", "photos") or (
-        config.source != "folder"
-        # torchvision's download rather than class folders of images
-        and not any(
-            child.suffix.lower() in SUFFIXES
-            for folder in parts
-            if folder.is_dir()
-            for child in folder.glob("*/*")
-        )
-    ):
-        return []
-    found = []
+
+    root: Path
+    folders: tuple[str, ...] = ("",)
+    files: tuple[tuple[str, int, int], ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple:
+        """What decoded images depend on, without decoding."""
+        return self.files, self.others
+
+
+def _listing(config: DataConfig, root: Path, folders: Sequence[Path]) -> Listing:
+    """The images of the profile's folders. FileNotFoundError, with the cure, where there are none,
+    UserError where folders lie in one another.
+    """
+    require(
+        len(folders) == 1 or config.source == "folder",
+        f"data.source: {config.source} has one folder, and data.root names {len(folders)}",
+        "set `source: folder`",
+    )
+    own = config.source == "folder" or (
+        config.source in ("cifar10", "caltech101") and _class_folders(root, config.source)
+    )
+    if not own:
+        return Listing(root)
+    found, others = [], []
     for folder in folders:
         require(
             folder.is_dir(),
@@ -173,18 +192,33 @@ def _listing(config: DataConfig, root: Path, folders: Sequence[Path]) -> list:
                 f"data.root: {folder} lies in {other}, and its images would count twice",
                 "name one of the two",
             )
-        images = list_images(folder)
+        images, left_out = look_through(folder)
         below = _below(root, folder)
         found += [(f"{below}/{name}" if below else name, *rest) for name, *rest in images]
+        others += [said_of(left_out, folder)] if left_out else []
     if config.source == "caltech101":  # as torchvision has it: 101 categories
-        found = [entry for entry in found if Path(entry[0]).parts[0] != "BACKGROUND_Google"]
+        found = [entry for entry in found if "BACKGROUND_Google" not in entry[0].split("/")]
     require(
         found,
-        f"no images in {' or '.join(map(str, folders))}: expected CLASS/image with one of"
-        f" {', '.join(SUFFIXES)}",
+        f"no images in {' or '.join(map(str, folders))}: expected CLASS/image.jpg, or another"
+        f" format of Pillow's. {' '.join(others)}".rstrip(),
         kind=FileNotFoundError,
     )
-    return found
+    return Listing(
+        root, tuple(_below(root, folder) for folder in folders), tuple(found), tuple(others)
+    )
+
+
+def _class_folders(root: Path, source: str) -> bool:
+    """Whether CIFAR-10 or Caltech-101 lies there as class folders of images, and not as torchvision
+    downloads it.
+    """
+    below = ["*", "train/*", "101_ObjectCategories/*", "caltech-101/101_ObjectCategories/*"]
+    return root.is_dir() and any(
+        child.suffix.lower() in formats()
+        for pattern in below[: None if source == "caltech101" else 2]
+        for child in root.glob(f"{pattern}/*")
+    )
 
 
 def _below(root: Path, folder: Path) -> str:
@@ -193,19 +227,16 @@ def _below(root: Path, folder: Path) -> str:
 
 
 def _decode(
-    config: DataConfig,
-    seed: int,
-    root: Path,
-    folders: Sequence[Path],
-    listing: list,
-    given: dict | None,
+    config: DataConfig, seed: int, listing: Listing, given: dict | None
 ) -> tuple[dict[str, torch.Tensor], dict]:
     """The images in the order train, val, test, what belongs to them, and the training images'
     statistics; no pixels where they exceed the memory.
 
-    listing: the files of a folder, else []; given: the statistics that come with the weights.
+    given: the statistics that come with the weights. What is left out is said in warnings.
     """
-    own, names, official = {}, None, None
+    root, own, names, official = listing.root, {}, None, None
+    for said in listing.others:
+        warnings.warn(said, stacklevel=2)
     if config.source == "shapes":
         made = shapes.make_shapes(config.count, config.resize, seed)
         pixels, labels, classes = made.images, made.labels, shapes.CLASSES
@@ -217,11 +248,9 @@ def _decode(
         made = photos.make_photos(config.count, config.resize, seed)
         pixels, labels, classes, names = made.images, made.labels, photos.CLASSES, made.names
         own = {"group": made.labels}  # a class is one photograph, cut out many times
-    elif listing:
+    elif listing.files:
         pixels, labels, classes, names, official = read_folder(
-            Files(root, listing, config.resize),
-            config.memory,
-            [_below(root, folder) for folder in folders],
+            Files(root, listing.files, config.resize), config.memory, listing.folders
         )
     else:
         pixels, labels, classes, names, official = _read_torchvision(config, root)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from zfnet.explorer.state import State
-from zfnet.plots import PERCENTILE, captioned, chart, drawn, mosaic, outline
+from zfnet.plots import PERCENTILE, captioned, chart, drawn, literal, mosaic, outline
 
 
 def explorer_figure(state: State) -> plt.Figure:
@@ -49,7 +49,7 @@ def explorer_figure(state: State) -> plt.Figure:
         heights, lengths = np.arange(len(shown)) + shift, values[shown].numpy()
         bars.barh(heights, lengths, 0.26, color=colour, label=label)
     for n, label in enumerate(shown):
-        bars.text(0.0, n - 0.17, state.net.called(label), fontsize=7.5, va="bottom")
+        bars.text(0.0, n - 0.17, literal(state.net.called(label)), fontsize=7.5, va="bottom")
     bars.tick_params(labelsize=7)
     bars.legend(fontsize=7, loc="lower right", frameon=False)
     total, then = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in state.activity)
@@ -66,7 +66,7 @@ def explorer_figure(state: State) -> plt.Figure:
         patches: "and their patches",
         covered: f"square of {state.size} px at ({state.top}, {state.left})",
         covered_map: f"the map then: total {total} → {then}",
-        probability: f"p({state.net.called(state.target)})",
+        probability: f"p({literal(state.net.called(state.target))})",
         activity: f"activity of map {state.channel}",
     }
     for axis, text in heads.items():

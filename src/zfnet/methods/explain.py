@@ -10,6 +10,7 @@ The same `Deconvnet`, `occlude` and `scan` as in the notebooks, for `python -m z
 occlude | top9`.
 """
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zfnet.data.files import SUFFIXES, Files, decode, list_images, read_image
+from zfnet.data.files import Files, decode, look_through, read_image, said_of
 from zfnet.data.images import Images
 from zfnet.graph.forward import evaluating, unwrapped
 from zfnet.graph.trace import paper_layers, trace
@@ -28,7 +29,7 @@ from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.feature_maps import strongest_channels
 from zfnet.methods.probabilities import first_output, probabilities
 from zfnet.models.named import Net
-from zfnet.store.errors import UserError
+from zfnet.store.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -81,15 +82,15 @@ def read_photo_folder(folder: str | Path, net: Net, memory: float = 2.0) -> Imag
             if root.exists()
             else f"no folder {root}"
         )
-    entries = list_images(root)
+    entries, others = look_through(root)
     if not entries:
         raise FileNotFoundError(
-            f"no images in {root}: expected files that end in {', '.join(SUFFIXES)}"
+            f"no images in {root}: expected .jpg, .png, or another format of Pillow's."
+            f" {said_of(others, root)}".rstrip()
         )
-    with warnings.catch_warnings(record=True) as caught:
-        pixels, kept = decode(Files(root, entries, net.size), memory)
-    for warning in caught:
-        warnings.warn(str(warning.message), warning.category, stacklevel=2)
+    if others:
+        warnings.warn(said_of(others, root), stacklevel=2)
+    pixels, kept = decode(Files(root, entries, net.size), memory)
     return net.images(pixels, [entries[n][0] for n in kept.tolist()])
 
 
@@ -171,31 +172,53 @@ def guesses(net: Net, image: torch.Tensor) -> torch.Tensor | None:
 
 
 def target_class(net: Net, outputs: int, name: str | int) -> int:
-    """The output that a number or a class name means; ValueError, with names that are close, when
-    there is none.
+    """The output that a class name or a number means: first the very name, then a number, then the
+    name in another case or Unicode form.
+
+    UserError where there is none, with names that are close, or where several have that name.
     """
-    text = str(name)
-    if text.lstrip("-").isdecimal():
-        if not 0 <= int(text) < outputs:
-            raise UserError(f"no class {text}: this net has classes 0 to {outputs - 1}")
-        return int(text)
-    lower = [known.lower() for known in net.classes]
-    if text.lower() in lower:
-        return lower.index(text.lower())
-    if not net.classes:
-        raise UserError(
-            f"no class {text!r}: this net's classes have no names; give a number from 0 to"
-            f" {outputs - 1}"
+    text, known = str(name), net.classes
+    named = [n for n, each in enumerate(known) if each == text]
+    if not named and text.removeprefix("-").isdecimal():
+        require(
+            0 <= int(text) < outputs,
+            f"no class {text}: this net has classes 0 to {outputs - 1}{_listed(known)}",
         )
-    near = [
-        net.classes[lower.index(guess)] for guess in get_close_matches(text.lower(), lower, n=3)
+        return int(text)
+    plain = [_plain(each) for each in known]
+    named = named or [n for n, each in enumerate(plain) if each == _plain(text)]
+    require(
+        len(named) < 2,
+        f"class {text!r} stands for {len(named)} outputs of this net",
+        f"give its number, {' or '.join(map(str, named))}",
+    )
+    if named:
+        return named[0]
+    require(
+        known,
+        f"no class {text!r}: this net's classes have no names; give a number from 0 to"
+        f" {outputs - 1}",
+    )
+    near = [known[plain.index(guess)] for guess in get_close_matches(_plain(text), plain, n=3)]
+    near = near or [
+        each for each, letters in zip(known, plain, strict=True) if _plain(text) in letters
     ]
-    near = near or [known for known in net.classes if text.lower() in known.lower()][:5]
     raise UserError(
         f"no class {text!r}."
         + (
-            f" Did you mean {' or '.join(map(repr, near))}?"
+            f" Did you mean {' or '.join(map(repr, near[:5]))}?"
             if near
-            else f" A number from 0 to {outputs - 1} will do too"
+            else f" A number from 0 to {outputs - 1} will do too{_listed(known)}"
         )
     )
+
+
+def _plain(name: str) -> str:
+    """A name by its letters alone, whatever their case and however Unicode writes them."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with their numbers, the first twenty, for the end of a message."""
+    shown = ", ".join(f"{n} {name}" for n, name in enumerate(names[:20]))
+    return f": {shown}{', …' if len(names) > 20 else ''}" if names else ""

@@ -25,6 +25,7 @@ from zfnet.plots.panels import (
     show,
 )
 from zfnet.plots.saving import fingerprint, save_figure, save_table, write_figure
+from zfnet.plots.text import literal
 from zfnet.plots.top9 import random_maps, spread, top9_figure, top9_tiles
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "fingerprint",
     "hidden_most",
     "label_map",
+    "literal",
     "mosaic",
     "occluded_figure",
     "outline",

@@ -12,6 +12,7 @@ from zfnet.methods.explain import Explained
 from zfnet.methods.occlusion import Occlusion
 from zfnet.plots.contrast import PERCENTILE, drawn, to_rgb
 from zfnet.plots.panels import captioned, outline
+from zfnet.plots.text import literal
 
 SCALE = (
     f"Projections: mid-grey is 0, one symmetric scale per picture, its {PERCENTILE}th percentile of"
@@ -144,7 +145,9 @@ def occluded_figure(
             f"{found.layer}; without the square {_number(found.clean_activity)}"
         ),
         f"(c) map {found.channel}, projected": "the whole map, no square",
-        f"(d) p({names[found.target]})": f"without the square {found.clean_probability:.2g}",
+        f"(d) p({literal(names[found.target])})": (
+            f"without the square {found.clean_probability:.2g}"
+        ),
         "(e) most probable class": "",
     }
     for axis, (head, text) in zip(axes, heads.items(), strict=True):
@@ -211,7 +214,7 @@ def label_map(axis: plt.Axes, found: Occlusion, classes: tuple[str, ...], extent
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in colours[:6]]
     axis.legend(
         handles,
-        [classes[label] for label in labels[:6]],
+        [literal(classes[label]) for label in labels[:6]],
         frameon=False,
         **(
             {"fontsize": 7, "loc": "upper left", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}

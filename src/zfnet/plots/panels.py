@@ -11,6 +11,7 @@ import numpy as np
 
 from zfnet.graph.windows import ReceptiveField
 from zfnet.plots.contrast import PERCENTILE
+from zfnet.plots.text import literal
 
 CONTRAST = (
     f"Projections: mid-grey is 0; one symmetric scale per feature map, its {PERCENTILE}th"
@@ -118,7 +119,10 @@ def chance_label(
 
 
 def captioned(figure: plt.Figure, title: str, caption: str) -> plt.Figure:
-    """Title above and caption below all axes, wherever these end; the axes fill the figure."""
+    """Title above and caption below all axes, wherever these end; the axes fill the figure. The
+    title is drawn as it is, in the caption dollars begin mathematics.
+    """
+    title = literal(title)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=1)
     figure.canvas.draw()
     box = figure.get_tightbbox().transformed(figure.dpi_scale_trans + figure.transFigure.inverted())

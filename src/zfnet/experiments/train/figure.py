@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from zfnet.data.images import Images
-from zfnet.plots import captioned, chart, to_rgb
+from zfnet.plots import captioned, chart, literal, to_rgb
 
 
 def training_figure(history: list[dict[str, float]], title: str) -> plt.Figure:
@@ -37,6 +37,7 @@ def confusion_figure(
     for up to 60).
     """
     n, size = len(classes), 9 if len(classes) <= 20 else 6
+    classes = tuple(map(literal, classes))
     table = torch.zeros(n, n, dtype=torch.long).index_put_(
         (labels, predictions), torch.tensor(1), accumulate=True
     )
@@ -86,7 +87,7 @@ def predictions_figure(
         ink = "black" if guess == int(images.labels[index]) else "crimson"
         axis.imshow(picture)
         axis.set_title(
-            f"{images.classes[guess]} {float(probabilities[index, guess]):.0%}",
+            f"{literal(images.classes[guess])} {float(probabilities[index, guess]):.0%}",
             fontsize=7.5,
             color=ink,
         )
