@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 from zfnet import load_data, load_profile, load_scan, paper_layers, train, trained
-from zfnet.cli import photographs
+from zfnet.cli import evaluation, photographs
 from zfnet.store import distributed
 from zfnet.store.errors import UserError, typed
 from zfnet.training.export import export
+from zfnet.training.start import remark
 
 STEPS = {
     "train": "train the profile's net (nothing to do when it is trained already, or pretrained)",
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     photographs.add_verbs(verbs)
+    evaluation.add_verb(verbs)
     for verb, text in STEPS.items():
         one = verbs.add_parser(verb, help=text, description=text)
         one.add_argument("profile", help="a name in profiles/, or a .yaml file")
@@ -63,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 def _carry_out(arguments: argparse.Namespace) -> None:
     if arguments.verb in photographs.EXAMPLES:
         photographs.draw(arguments)
+        return
+    if arguments.verb == "evaluate":
+        print(evaluation.report(arguments))
         return
     profile = load_profile(arguments.profile)
     if arguments.verb == "notebooks":
@@ -96,6 +101,7 @@ def _train_net(profile) -> str:
     return (
         f"{profile.name}: test accuracy {meta['test_accuracy']:.2%} (n = {meta['n_test']}), best"
         f" epoch {meta['epoch']}, trained in {meta['train_seconds']:.0f} s on {meta['device']}"
+        f"\n{remark(meta)}".rstrip()
     )
 
 

@@ -1,6 +1,7 @@
 """From a profile to its net, with random weights or with its own; weights in and out of files."""
 
 import contextlib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -126,6 +127,31 @@ def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
     from torchvision.models import AlexNet_Weights
 
     return tuple(AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def matching(classes: Sequence[str], name: str) -> int:
+    """The output of that name, -1 where there is none: as it is written, or in another case; "_"
+    stands for a space.
+    """
+
+    def plain(text: str) -> str:
+        return unicodedata.normalize("NFKC", text).replace("_", " ").strip()
+
+    for form in (plain, lambda text: plain(text).casefold()):
+        forms = [form(each) for each in classes]
+        if form(name) in forms:
+            return forms.index(form(name))
+    return -1
+
+
+def true_outputs(profile: Profile, classes: Sequence[str], labels: torch.Tensor) -> torch.Tensor:
+    """The net's outputs for the labels (N,) of images of these classes, -1 where it has none of
+    that name.
+    """
+    if profile.training is not None:
+        return labels
+    known = class_names(profile, classes)
+    return torch.tensor([matching(known, name) for name in classes])[labels]
 
 
 def _downloaded(config: ModelConfig) -> nn.Module:

