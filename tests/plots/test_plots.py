@@ -146,14 +146,21 @@ def test_the_maps_of_an_occlusion_lie_where_the_squares_centres_are():
         torch.zeros(3, 1, 1),
         torch.ones(3, 1, 1),
     )
-    figure = occlusion_figure(images, [0], [found], [torch.zeros(4, 3, 16, 16)], ["a", "b"], "T")
-    activity, probability, label = (
-        axis for axis in figure.axes[:5] if axis.get_title()[:3] in ("(b)", "(d)", "(e)")
-    )
-    for axis in (activity, probability, label):
-        assert axis.images[0].get_extent() == [1, 13, 18, -2]  # centres at 3, 7, 11 and at 3, 13
+    drops = torch.tensor([0.6, 0.31, 0.33, 0.0])
+    own = [torch.zeros(4, 3, 16, 16)]
+    figure = occlusion_figure(images, [0], [found], own, ["a", "b"], "T", ["largest drop"], drops)
+    panels = {axis.get_title()[:3]: axis for axis in figure.axes if axis.get_title()}
+    for name in ("(b)", "(d)", "(e)"):
+        axis = panels[name]
+        assert axis.images[-1].get_extent() == [1, 13, 18, -2]  # centres at 3, 7, 11 and at 3, 13
         assert axis.get_xlim() == (0, 16) and axis.get_ylim() == (16, 0)
-    assert activity.images[0].get_clim() == (0, 9) and probability.images[0].get_clim() == (0, 1)
+    assert len({round(axis.get_position().width, 6) for axis in panels.values()}) == 1
+    activity, probability = (panels[name].images[-1] for name in ("(b)", "(d)"))
+    assert activity.get_clim() == (0, 9) and probability.get_clim() == (0, 1)
+    below = next(axis for axis in figure.axes if axis.get_ylabel() == "images, of 4")
+    heights = {round(bar.get_x(), 2): bar.get_height() for bar in below.patches}
+    assert {x: n for x, n in heights.items() if n} == {0.0: 1, 0.3: 2, 0.6: 1}
+    assert below.lines[0].get_xdata()[0] == pytest.approx(0.6)  # 1.0 without, 0.4 at the lowest
 
 
 @pytest.mark.parametrize(("count", "alive"), [(2, {1, 3, 4}), (3, {1, 3, 4}), (4, {1, 2, 3, 4})])

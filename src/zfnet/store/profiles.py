@@ -124,6 +124,9 @@ class TrainingConfig:
     None leaves them free.
     """
 
+    # the weights to start from, as `model: weights:` names them, with a new last layer; None:
+    # random ones
+    start: str | None = None
     epochs: Positive[int] | None = 70  # None: by the number of images
     batch_size: Positive[int] = 128
     # adamw is not the paper's: it leaves the plateau at the start sooner
@@ -149,10 +152,13 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class OcclusionConfig:
-    """The sliding square of Fig. 7, in pixels of the network's input."""
+    """The sliding square of Fig. 7, in pixels of the network's input, and how many photographs it
+    slides over.
+    """
 
     size: Positive[int] = 28
     stride: Positive[int] = 8
+    images: Positive[int] = 30
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,14 @@ class Profile:
         """
         name = self.model.weights
         return shipped(name) if name and Path(name).suffix else None
+
+    @property
+    def origin(self) -> "Profile":
+        """The profile of the net that training starts from, where that has weights; else itself."""
+        if self.training is None or self.training.start is None:
+            return self
+        model = dataclasses.replace(self.model, weights=self.training.start)
+        return dataclasses.replace(self, model=model, training=None)
 
     def snapshot_file(self, part: int) -> Path:
         """The features as they were after `part`/64 of the training."""
