@@ -5,10 +5,11 @@ What is wrong with the input is said in one line; a bug shows its traceback.
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 
 from zfnet import load_data, load_profile, load_scan, paper_layers, train, trained
-from zfnet.cli import evaluation, photographs
+from zfnet.cli import evaluation, live, photographs
 from zfnet.store import distributed
 from zfnet.store.errors import UserError, typed
 from zfnet.training.export import export
@@ -30,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     """The console script `zfnet`: 0, or 1 after an error's one line, 130 after an interruption."""
     arguments = _parser().parse_args(argv)
     try:
-        _carry_out(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _note
+            _carry_out(arguments)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from what is finished", file=sys.stderr)
         return 130
@@ -43,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _note(message: Warning, category: type[Warning], *place) -> None:
+    """A warning in one line; what Python thinks of processes that fork, say, is nobody's here."""
+    if issubclass(category, UserWarning):
+        print(f"note: {message}", file=sys.stderr)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="zfnet", description=__doc__)
     parser.add_argument(
@@ -50,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     photographs.add_verbs(verbs)
+    live.add_verb(verbs)
     evaluation.add_verb(verbs)
     for verb, text in STEPS.items():
         one = verbs.add_parser(verb, help=text, description=text)
@@ -68,6 +78,9 @@ def _carry_out(arguments: argparse.Namespace) -> None:
         return
     if arguments.verb == "evaluate":
         print(evaluation.report(arguments))
+        return
+    if arguments.verb == "live":
+        live.write(arguments)
         return
     profile = load_profile(arguments.profile)
     if arguments.verb == "notebooks":

