@@ -18,6 +18,7 @@ from zfnet.experiments.filters.compute import first_convolution
 from zfnet.experiments.invariance.compute import measure
 from zfnet.experiments.sanity_checks.compute import (
     before_rectifying,
+    beside_captum,
     cascade,
     copied,
     pictures,
@@ -167,3 +168,16 @@ def test_snapshots_of_a_whole_net_or_of_its_features():
     assert projection_similarity(nets, units[0], inputs, *units[1:])[0].tolist() == pytest.approx(
         [1, 1]
     )
+
+
+def test_the_deconvnet_of_an_output_is_autograd_with_one_changed_rule(net, image):
+    """captum looks for nn.ReLU modules: of this net it gives the plain gradient, of one made of
+    modules what we give.
+    """
+    found = beside_captum(net, image, 1)
+    assert found["here"] < 1e-12 and found["captum against the plain gradient"] < 1e-12
+    assert found["captum"] > 0.01
+    plain = nn.Sequential(net.stem, nn.ReLU(), net.left, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    found = beside_captum(plain.double(), image, 1)
+    assert found["here"] < 1e-12 and found["captum"] < 1e-12
+    assert found["captum against the plain gradient"] > 0.01

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from zfnet import Images, occlusion_localisation, projection_localisation
-from zfnet.methods.localisation import centre_inside, class_share, energy_share, minimum_inside
+from zfnet.methods.localisation import (
+    centre_inside,
+    class_share,
+    energy_share,
+    five_of_a_class,
+    minimum_inside,
+)
 from zfnet.methods.occlusion import Occlusion
 
 
@@ -153,3 +159,10 @@ def test_occlusion_minima_lie_where_the_evidence_is():
     for chosen, share in (([0], 1.0), ([1], 0.0), ([0, 1, 2], 2 / 3), ([3], 1.0)):
         found = occlusion_localisation(model, images, torch.tensor(chosen), 2, 2)
         assert found == pytest.approx({"minimum inside the mask": share, "random position": 1 / 3})
+
+
+def test_maps_with_five_of_a_class():
+    labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2])
+    chosen = torch.tensor([[0, 1, 2, 3, 4, 9], [0, 1, 2, 3, 5, 6], [5, 6, 7, 8, 9, 0]])
+    assert five_of_a_class(chosen, labels) == pytest.approx(1 / 3)
+    assert five_of_a_class(chosen, labels, 4) == 1

@@ -32,6 +32,15 @@ def class_share(chosen: torch.Tensor, labels: torch.Tensor, draws: int = 2000) -
     }
 
 
+def five_of_a_class(chosen: torch.Tensor, labels: torch.Tensor, least: int = 5) -> float:
+    """The share of the maps among whose images `chosen` (maps, n) at least five are of one class,
+    0..1; `labels` (N,) of all images.
+    """
+    found = labels[chosen]
+    most = (found == found.mode(1).values[:, None]).sum(1)
+    return (most >= least).double().mean().item()
+
+
 def energy_share(projections: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Share of the squared projection (N, 3, H, W) that lies inside the masks (N, H, W): (N,) in
     0..1, NaN where a projection is all zero.

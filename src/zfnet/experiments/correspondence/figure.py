@@ -11,6 +11,7 @@ from zfnet.experiments.correspondence.compute import (
     Correspondence,
     mask_out,
 )
+from zfnet.methods.depth import POOLED
 from zfnet.plots import captioned, chart, outline, show
 
 # marker, colour, face, label, shift
@@ -25,14 +26,16 @@ def correspondence_figure(
     parts: Parts, group: torch.Tensor, found: Correspondence, control: Correspondence, title: str
 ) -> plt.Figure:
     """One row per kind of mask: the images of `group` as the net sees them, then Delta at layers 5
-    and 7 (mean and deviation over groups), then the paper's.
+    and 7, or what stands for 7 where there is anything (mean and deviation over groups), then the
+    paper's.
 
     `control` is the same of a net with random weights; of it only the features that changed in both
     images are drawn.
     """
     rows, count = found.rows, len(group)
     side, space = 1.08, 0.08
-    ratios = [*[1] * count, 0.35, 2.3, 2.3, 0.15, 1.3, 1.3]
+    layers = [5, *(layer for layer in (7, POOLED) if (layer, "agree") in found.delta)]
+    ratios = [*[1] * count, 0.35, *[2.3] * len(layers), 0.15, *[1.3] * len(layers)]
     figure = plt.figure(figsize=(side * sum(ratios), side * len(rows) * (1 + space)))
     grid = figure.add_gridspec(
         len(rows), len(ratios), width_ratios=ratios, hspace=space, wspace=0.1
@@ -53,8 +56,9 @@ def correspondence_figure(
             axis.set(xlim=(-0.5, images.size - 0.5), ylim=(images.size - 0.5, -0.5))
             axis.set_ylabel(name if k == 0 else "", fontsize=10)
     trim = space / (2 * (1 + space))
-    for k, layer in enumerate((5, 7)):
-        ours, paper = (figure.add_subplot(grid[:, count + place + k]) for place in (1, 4))
+    for k, (layer, theirs) in enumerate(zip(layers, PAPER, strict=False)):
+        places = (count + 1 + k, count + 2 + len(layers) + k)
+        ours, paper = (figure.add_subplot(grid[:, place]) for place in places)
         right = 0.55
         for (net, zeros), (marker, colour, face, label, shift) in OURS.items():
             result = control if net == "control" else found
@@ -65,8 +69,8 @@ def correspondence_figure(
             ours.plot([], [], marker, color=colour, markerfacecolor=face, label=label)
         ours.axvline(0.5, color="0.5", linewidth=0.8, linestyle=":")
         ours.text(0.508, -0.47 + trim, "chance\nof \u25a0", fontsize=7, color="0.4", va="top")
-        _dots(paper, PAPER[layer], rows, "D", "0.25", "0.25")
-        for row in (row for row in rows if row not in PAPER[layer]):
+        _dots(paper, PAPER[theirs], rows, "D", "0.25", "0.25")
+        for row in (row for row in rows if row not in PAPER[theirs]):
             paper.text(
                 0.085,
                 rows.index(row) + 0.03,
@@ -76,11 +80,12 @@ def correspondence_figure(
                 ha="center",
                 backgroundcolor="white",
             )
-        for axis, where, limits, ticks in (
-            (ours, "here", (0, right + 0.07), [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
-            (paper, "paper", (0.04, 0.13), [0.05, 0.1]),
+        here = "last maps averaged" if layer == POOLED else f"layer {layer}, here"
+        for axis, what, limits, ticks in (
+            (ours, here, (0, right + 0.07), [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+            (paper, f"layer {theirs}, paper", (0.04, 0.13), [0.05, 0.1]),
         ):
-            chart(axis, f"layer {layer}, {where}", xlabel="Delta", xlim=limits, xticks=ticks)
+            chart(axis, what, xlabel="Delta", xlim=limits, xticks=ticks)
             axis.set(
                 ylim=(len(rows) - 0.5 - trim, -0.5 + trim), yticks=range(len(rows)), yticklabels=[]
             )

@@ -28,22 +28,25 @@ def invariance_figure(
     probability of the label that is `followed`.
 
     One colour per example image; the dashed line is the mean of all images in `found`, which are
-    those of `images`. `classes` names the net's outputs.
+    those of `images`. `classes` names the net's outputs; where it has none, the images' classes,
+    and there are no probabilities.
     """
     indices = list(indices)
     colours = [plt.get_cmap("tab10")(i % 10) for i in range(len(indices))]
+    names = ("distance at layer 1", "distance at layer 7", f"probability of {followed}")
+    if all(sweep.probability.isnan().all() for sweep in found.values()):
+        names = names[:2]
     figure, axes = plt.subplots(
         len(found),
-        4,
+        1 + len(names),
         figsize=(13, 3.1 * len(found)),
         squeeze=False,
-        gridspec_kw={"wspace": 0.27, "hspace": 0.42, "width_ratios": (1.08, 1, 1, 1)},
+        gridspec_kw={"wspace": 0.27, "hspace": 0.42, "width_ratios": (1.08, *[1] * len(names))},
     )
-    names = ("distance at layer 1", "distance at layer 7", f"probability of {followed}")
     for row, (kind, sweep) in zip(axes, found.items(), strict=True):
         _examples(row[0], images, indices, sweep, colours)
         for axis, values, name in zip(
-            row[1:], (sweep.layer1, sweep.layer7, sweep.probability), names, strict=True
+            row[1:], (sweep.layer1, sweep.layer7, sweep.probability), names, strict=False
         ):
             for index, colour in zip(indices, colours, strict=True):
                 axis.plot(
@@ -70,7 +73,7 @@ def invariance_figure(
             )
             if kind == "rotation":
                 axis.set_xticks(range(0, 360, 90))
-    axes[0, 3].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
+    axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1.02), frameon=False)
     return captioned(
         figure,
         title,

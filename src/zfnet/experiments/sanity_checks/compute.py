@@ -18,6 +18,7 @@ No similarity means anything without its controls: pictures of the trained net t
 another image, gave; and the image's own edges, which no net has drawn.
 """
 
+import contextlib
 import copy
 import warnings
 from dataclasses import dataclass, fields, replace
@@ -28,8 +29,10 @@ from scipy.stats import ConstantInputWarning, spearmanr
 from skimage.filters import sobel
 from skimage.metrics import structural_similarity
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from zfnet.data.images import Images
+from zfnet.experiments.transposed_convolution.compute import RuledReLU
 from zfnet.graph import trace, walk, windows
 from zfnet.methods import deconv, localisation, top_activations
 from zfnet.models.build import build_model
@@ -165,7 +168,7 @@ def before_rectifying(graph: trace.Graph, layer: str) -> tuple[list[str], list[s
     read, biased, waiting = [], [], [graph.number(layer)]
     while waiting:
         node = graph.nodes[waiting.pop(0)]
-        if node.kind == "linear" and "cat" in node.name:
+        if node.name.rpartition(".")[2].startswith(("cat", "concat")):
             waiting = [*node.inputs, *waiting]
             continue
         below = graph.nodes[node.inputs[0]] if node.kind == "relu" else node
@@ -334,6 +337,42 @@ def run_sanity(
         {name: tensors[name] for name in MEASURES},
         *(tensors[name] for name in plain),
     )
+
+
+class Deconvolving(TorchFunctionMode):
+    """Inside it every ReLU, however it is called, rectifies the signal on its way back."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in ("relu", "relu_"):
+            return RuledReLU.apply(args[0], "deconvnet")
+        return function(*args, **(kwargs or {}))
+
+
+def beside_captum(model: nn.Module, image: torch.Tensor, output: int) -> dict[str, float]:
+    """How far projections of one output of a net, of an image (1, 3, H, W), are from autograd with
+    the ReLUs' rule changed: relative L2 errors of ours and, where captum is installed, of its
+    `Deconvolution`; and how far captum's is from the plain gradient.
+
+    captum looks for nn.ReLU modules. Where a net calls functions it gives the plain gradient.
+    """
+    image = image.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(image)[0, output], image)
+    with Deconvolving():
+        (expected,) = torch.autograd.grad(model(image)[0, output], image)
+
+    def error(found: torch.Tensor, of: torch.Tensor) -> float:
+        return float((found.detach() - of).norm() / of.norm())
+
+    ours = deconv.Deconvnet(model).project_output(image.detach(), output)
+    far = {"here": error(ours, expected)}
+    with contextlib.suppress(ImportError), warnings.catch_warnings():
+        from captum.attr import Deconvolution
+
+        warnings.simplefilter("ignore")
+        theirs = Deconvolution(model).attribute(image, target=output)
+        far["captum"] = error(theirs, expected)
+        far["captum against the plain gradient"] = error(theirs, gradient)
+    return far
 
 
 def difference(
