@@ -21,6 +21,7 @@ from zfnet import AlexNet, Images, ZFNet, load_profile
 from zfnet.data.images import Data
 from zfnet.experiments.probes import ProbesConfig
 from zfnet.experiments.probes import compute as probes
+from zfnet.experiments.probes.features import grid_side
 from zfnet.experiments.probes.figure import probes_figure
 from zfnet.methods.depth import depths, last_hidden, layer_outputs
 from zfnet.models.build import build_model
@@ -140,7 +141,7 @@ def test_the_last_hidden_layer_has_a_number(net):
         and last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=(4,))) == 6
     )
     assert last_hidden(ZFNet(3, input_size=SIZE, maps=(2,) * 5, fc=())) == "pooled"
-    with pytest.raises(ValueError, match="^Conv2d has no rectified layer$"):
+    with pytest.raises(ValueError, match=r"^Conv2d has no rectified layer$"):
         last_hidden(nn.Conv2d(3, 2, 3))
 
 
@@ -170,7 +171,7 @@ def test_an_unknown_layer_is_named(net, inputs):
     ],
 )
 def test_the_grid_is_the_finest_that_is_allowed(channels, side, limit, expected):
-    assert probes.grid_side(channels, side, limit) == expected
+    assert grid_side(channels, side, limit) == expected
     assert expected == 1 or channels * expected**2 <= limit
     assert expected == side or channels * (expected + 1) ** 2 > limit
 
@@ -470,6 +471,7 @@ def made_up():
         {5: 1024, 7: 512},
         40,
         50,
+        10,
     )
 
 
@@ -499,7 +501,7 @@ def test_the_csv_by_hand():
 
 
 def test_the_figure_shows_the_numbers():
-    figure = probes_figure(made_up(), 10, "T", 0.9)
+    figure = probes_figure(made_up(), "T", 0.9)
     ours, paper = figure.axes
     marked = [line for line in ours.lines if line.get_marker() in ("o", "x")]
     points = {

@@ -114,8 +114,12 @@ def test_layer_7_of_torchvisions_nets_and_of_a_net_that_has_none():
     with torch.no_grad():
         expected = net.classifier[:6](net.avgpool(net.features(images.batch(range(4)))).flatten(1))
     torch.testing.assert_close(layer7(net, images), expected, rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="ZFNet has no hidden layer"):
-        layer7(ZFNet(3, input_size=60, maps=(2, 2, 2, 2, 2), fc=()), images)
+    # a head without one: the mean over space of the last maps
+    net = ZFNet(3, input_size=60, maps=(2, 2, 2, 2, 2), fc=()).eval()
+    images = data(count=4).val
+    with torch.no_grad():
+        expected = net.features[:-1](images.batch(range(4))).mean((2, 3))
+    torch.testing.assert_close(layer7(net, images), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_softmax_is_at_the_minimum_of_its_penalised_loss():

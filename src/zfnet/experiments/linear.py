@@ -105,10 +105,10 @@ def fit(kind: str, images: Labelled, strength: float, start: Linear | None = Non
     optimiser = torch.optim.LBFGS(
         [weight], max_iter=10, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
     )
-    before, now = float("inf"), float(objective())
+    before, now = float("inf"), objective().item()
     while before - now > 1e-4 * now:
         optimiser.step(objective)
-        before, now = now, float(objective())
+        before, now = now, objective().item()
     return Linear(weight.detach())
 
 

@@ -229,8 +229,11 @@ def run_grids(
     at most a sixteenth of `probes.features`, as many, and four times as many: the first draw, of
     the largest number of training images, and at most `most` validation and test images a class.
 
-    Found in `runs/<profile>/probes/` or made now. ValueError as in `run_probes`.
+    Found in `runs/<profile>/probes/` or made now; {} for a profile whose probes have targets.
+    ValueError as in `run_probes`.
     """
+    if profile.probes.targets:
+        return {}
     config, key, rows = profile.probes, _key(profile, model, data), []
     chosen = draw(data.train.labels, max(config.per_class), profile.seed * 1000).flatten()
     held = [held_out(images, most, profile.seed) for images in (data.val, data.test)]
@@ -266,7 +269,8 @@ def _key(profile: profiles.Profile, model: nn.Module, data: Data) -> str:
 
 def table(found: Probes) -> list[dict[str, object]]:
     """Rows of the CSV: one per net, kind, layer and number of training images, with the paper's two
-    accuracies beside the trained net's largest number.
+    accuracies beside the trained net's largest number; of another profile's images, each split's
+    accuracy, too.
     """
     rows = []
     for (net, kind, layer), values in found.accuracy.items():
@@ -293,4 +297,6 @@ def table(found: Probes) -> list[dict[str, object]]:
                     "paper_caltech256": own[1],
                 }
             )
+            if found.target:
+                rows[-1]["splits"] = " ".join(f"{one:.4f}" for one in values[n])
     return rows

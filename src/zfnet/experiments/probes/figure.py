@@ -1,20 +1,33 @@
 """Table 7 as curves: how well a linear classifier does on each layer's features."""
 
-import matplotlib.pyplot as plt
+from collections.abc import Mapping
 
+import matplotlib.pyplot as plt
+import torch
+
+from zfnet.experiments import load_profile
 from zfnet.experiments.probes.compute import NETS, PAPER, Probes
+from zfnet.experiments.probes.target import own_net
 from zfnet.plots import captioned, chance_label, chart
 from zfnet.training.small_nets import mean_std
 
 
 def probes_figure(
-    found: Probes, classes: int, title: str, own_accuracy: float | None = None
+    found: Probes,
+    title: str,
+    own_accuracy: float | None = None,
+    names: Mapping[int, str] | None = None,
 ) -> plt.Figure:
     """Accuracy by layer, one curve per number of training images: the net, solid, and the same net
-    with random weights, dashed; and the paper's curves.
+    with random weights, dashed; and the paper's curves. On another profile's images a panel for
+    each number, with every split.
 
     `own_accuracy`: of the net's own softmax on the test images, 0..1, drawn as a line where given.
+    `names`: what the net calls its layers, {1: "pool1", …}.
     """
+    if found.target:
+        return _target_figure(found, title, names or {})
+    classes = found.classes
     figure, (ours, paper) = plt.subplots(
         1,
         2,
@@ -107,3 +120,85 @@ def _apart(found: Probes, net: str, n: int, least: float = 3.6) -> float:
     for i in reversed(range(len(placed) - 1)):
         placed[i] = min(placed[i], placed[i + 1] - least)
     return (placed[order.index(n)] - ends[n]) * 4.2 * 72 / 103
+
+
+def _target_figure(found: Probes, title: str, names: Mapping[int, str]) -> plt.Figure:
+    """Accuracy by layer of a net on images of another profile, a panel for each number of training
+    images a class, the largest first: every split a point, means as curves; and the paper's five
+    numbers where it has them.
+    """
+    sizes, target = sorted(found.per_class, reverse=True), load_profile(found.target)
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(11, 4.4), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.06}
+    )
+    layers = sorted(layer for net, kind, layer in found.accuracy if (net, kind) == (NETS[0], "svm"))
+    own, images = own_net(found.target)
+    for axis, size in zip(axes[0], sizes, strict=True):
+        n = found.per_class.index(size)
+        for net, colour, filled in zip(NETS, ("C0", "0.45"), (True, False), strict=True):
+            svm = {layer: 100 * found.accuracy[net, "svm", layer][n] for layer in layers}
+            _curve(axis, svm, colour, filled, f"SVM, {net} net" if filled else f"SVM, {net}")
+            if filled:
+                for layer, values in svm.items():
+                    _number(axis, layer, values.mean(), colour, 9)
+        softmax = {
+            layer: 100 * values[n]
+            for (net, kind, layer), values in found.accuracy.items()
+            if (net, kind) == (NETS[0], "softmax")
+        }
+        x = [layer + 0.16 for layer in softmax]
+        axis.plot(x, [v.mean() for v in softmax.values()], "x", color="C0", label="softmax")
+        if size == 30 and found.target == "caltech101":
+            paper = {layer: PAPER["svm"][layer][0] for layer in layers if layer in PAPER["svm"]}
+            axis.plot(*zip(*paper.items(), strict=True), "D--", color="C1", label="SVM, the paper")
+            for layer, value in paper.items():
+                _number(axis, layer, value, "C1", -16)
+        if own and size == sizes[0]:
+            own = {layer: 100 * value for layer, value in own.items() if layer in layers}
+            label = f"SVM, ZFNet trained on {target.title} itself, {images} a class"
+            axis.plot(*zip(*own.items(), strict=True), ":", color="C3", linewidth=1.4, label=label)
+        span = (layers[0] - 0.3, layers[-1] + 0.4)
+        axis.plot(span, [100 / found.classes] * 2, color="0.5", linewidth=0.8, linestyle=":")
+        chance_label(axis, span[0], 1 / found.classes, size=7.5)
+        ticks = [f"{layer}\n{names.get(layer, '')}" for layer in layers]
+        chart(axis, f"{size} training images a class", xlabel="layer", xlim=span, ylim=(0, 100))
+        axis.set_xticks(layers, ticks, fontsize=8)
+        axis.grid(axis="y", color="0.92")
+    axes[0, 0].set_ylabel("accuracy (%), mean over classes")
+    axes[0, 0].legend(
+        fontsize=8, frameon=False, ncol=5, loc="upper left", bbox_to_anchor=(-0.02, -0.2)
+    )
+    draws = next(iter(found.accuracy.values())).shape[1]
+    return captioned(
+        figure,
+        title,
+        f"{target.title}, {found.classes} classes: {draws} random splits, each a point, their means"
+        f" the curves; {found.n_test} test images a split, at most 50 a class. C chosen by"
+        " cross-validation on the training images. Numbers per layer:"
+        f" {', '.join(str(found.dimensions[layer]) for layer in layers)} (maps averaged over a"
+        " grid).",
+    )
+
+
+def _curve(
+    axis: plt.Axes, values: Mapping[int, torch.Tensor], colour: str, filled: bool, label: str
+) -> None:
+    """The means by layer as a curve, and every value as a point beside it."""
+    style = {"color": colour, "markerfacecolor": colour if filled else "white", "markersize": 5}
+    means = [float(each.mean()) for each in values.values()]
+    axis.plot(list(values), means, "o-" if filled else "o--", linewidth=1.5, label=label, **style)
+    for layer, each in values.items():
+        x = [layer - 0.12] * len(each)
+        axis.plot(x, each.tolist(), ".", color=colour, markersize=3)
+
+
+def _number(axis: plt.Axes, layer: int, value: float, colour: str, up: float) -> None:
+    axis.annotate(
+        f"{value:.1f}",
+        (layer, value),
+        (0, up),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8,
+        color=colour,
+    )

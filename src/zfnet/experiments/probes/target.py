@@ -2,12 +2,14 @@
 paper has them.
 
     found = run_target(profile, model, data, "caltech101")    # `Probes`, as of the profile's own
+    tables = run_all(profile, model, data, "15_probes")       # whatever the profile asks for
 
 Every draw splits the images anew: so many training images of each class, and at most 50 others as
 test images. There are no validation images: C is chosen by cross-validation on the training images.
 Features are computed once, for all draws, and kept. Different nets get the same splits.
 """
 
+import csv
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +21,7 @@ from zfnet.data.files import Files
 from zfnet.data.images import Data, Images
 from zfnet.data.load import load_data
 from zfnet.experiments import linear, load_profile
+from zfnet.experiments.probes import STEM
 from zfnet.experiments.probes.compute import (
     GRID,
     HELD_OUT,
@@ -28,6 +31,7 @@ from zfnet.experiments.probes.compute import (
     cells_of,
     held_out,
     kept,
+    run_probes,
     standardised,
 )
 from zfnet.experiments.probes.features import kept_features
@@ -186,3 +190,43 @@ def run_target(
     accuracy, penalty, dimensions = kept(profile, table, wanted, key, build, progress)
     n_test, count = len(parts[0].test), len(images.classes)
     return Probes(per_class, accuracy, penalty, dimensions, 0, n_test, count, target)
+
+
+def run_all(
+    profile: profiles.Profile, model: nn.Module, data: Data, stem: str = STEM
+) -> dict[str, Probes]:
+    """Table 7 on the profile's own images or, where it names `probes: targets:`, on those of each,
+    by the name of its figure: `stem` is the first, the others add the target's name.
+    """
+    if targets := profile.probes.targets:
+        tables = [run_target(profile, model, data, target) for target in targets]
+        return dict(zip(stems(stem, targets), tables, strict=True))
+    return {stem: run_probes(profile, model, data)}
+
+
+def stems(stem: str, targets: Sequence[str]) -> list[str]:
+    """The names of the figures, one a target."""
+    return [f"{stem}_{target}" if n else stem for n, target in enumerate(targets)]
+
+
+def own_net(target: str) -> tuple[dict[int, float], int]:
+    """What the layers of the target's own net, trained on its images alone, reach, from the table
+    of its notebook in Figures/: ({layer: 0..1}, training images per class); ({}, 0) without one.
+    """
+    rows = read_rows(target, STEM)
+    rows = [row for row in rows if (row["net"], row["classifier"]) == (NETS[0], "svm")]
+    most = max((int(row["images_per_class"]) for row in rows), default=0)
+    return {
+        int(row["layer"]): float(row["accuracy"])
+        for row in rows
+        if int(row["images_per_class"]) == most
+    }, most
+
+
+def read_rows(target: str, stem: str) -> list[dict[str, str]]:
+    """The rows of Figures/<target>/<stem>.csv, none where it is not there."""
+    path = load_profile(target).figures / f"{stem}.csv"
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("#")))

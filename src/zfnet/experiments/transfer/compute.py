@@ -30,8 +30,8 @@ from zfnet.data.load import load_data
 from zfnet.experiments import linear, load_profile
 from zfnet.experiments.linear import Labelled
 from zfnet.experiments.probes.compute import NETS
-from zfnet.experiments.probes.target import pool, run_target, splits
-from zfnet.experiments.transfer import TransferConfig
+from zfnet.experiments.probes.target import pool, read_rows, run_target, splits, stems
+from zfnet.experiments.transfer import STEM, TransferConfig
 from zfnet.methods.depth import depths, last_hidden, layer_outputs
 from zfnet.models.build import build_model
 from zfnet.store import artefacts, distributed, errors, keys, profiles, provenance
@@ -63,14 +63,15 @@ class Task:
 @dataclass(frozen=True)
 class Curve:
     """per_class (K,): training images of each class; accuracy {arm: float64 (K, draws)}: mean
-    per-class accuracy on the test images, in 0..1. `n_test`: their number; `target`: the profile
-    whose images these are, where it is another one.
+    per-class accuracy on the test images, in 0..1. `n_test`: their number; `source`: what the
+    net was trained on; `target`: the profile whose images these are, where it is another one.
     """
 
     per_class: tuple[int, ...]
     accuracy: dict[str, torch.Tensor]
     chance: float
     n_test: int = 0
+    source: str = ""
     target: str | None = None
 
 
@@ -103,9 +104,8 @@ def only(data: Data, labels: list[int]) -> Data:
 
 def layer7(model: nn.Module, images: Images, batch_size: int = 100) -> torch.Tensor:
     """The rectified output of the last hidden layer, float32 (N, D) on the CPU, of the centre crops
-    (layer 7 of the paper's nets).
-
-    Raises ValueError for a net whose classifier has no hidden layer.
+    (layer 7 of the paper's nets); of a net whose head has none, the mean over space of the last
+    maps.
     """
     last = last_hidden(model)
     return torch.cat(
@@ -283,7 +283,7 @@ def accuracy_curve(task: Task, seed: int = 0) -> Curve:
         for arm in task.features:
             accuracy[arm][i, number] = softmax_accuracy(task, chosen, arm)
         accuracy["scratch"][i, number] = scratch_accuracy(task, chosen, name, own + number)
-    return Curve(sizes, accuracy, 1 / len(task.target.classes), len(task.target.test))
+    return Curve(sizes, accuracy, 1 / len(task.target.classes), len(task.target.test), task.source)
 
 
 def target_curve(
@@ -308,7 +308,7 @@ def target_curve(
     arms = zip(ARMS, NETS, strict=False)
     accuracy = {arm: found.accuracy[net, "softmax", top] for arm, net in arms}
     accuracy["scratch"] = scratch_on_target(target, config.per_class, config.draws, progress)
-    return Curve(found.per_class, accuracy, 1 / found.classes, found.n_test, target)
+    return Curve(found.per_class, accuracy, 1 / found.classes, found.n_test, profile.title, target)
 
 
 def scratch_on_target(
@@ -338,6 +338,29 @@ def scratch_on_target(
     return accuracy
 
 
+def all_curves(
+    profile: profiles.Profile, data: Data, task: Task | None, seed: int = 0, stem: str = STEM
+) -> dict[str, Curve]:
+    """The curve of the task or, where the profile names `transfer: targets:`, one for each of them,
+    by the name of its figure: `stem` is the first, the others add the target's name.
+    """
+    if task is not None:
+        return {stem: accuracy_curve(task, seed)}
+    model, targets = run.trained(profile, data), profile.transfer.targets
+    found = [target_curve(profile, model, data, target) for target in targets]
+    return dict(zip(stems(stem, targets), found, strict=True))
+
+
+def whole_net(target: str) -> tuple[int, float] | None:
+    """Training images per class, those that chose the epoch included, and accuracy (0..1, centre
+    crops, mean over classes) of the net that the profile `target` trains from scratch, from the
+    table in its Figures/; None without one.
+    """
+    rows = [row for row in read_rows(target, "01_train") if row["crops"] == "1"]
+    per_class = load_profile(target).data.train_per_class
+    return (per_class, float(rows[0]["per_class_accuracy"])) if rows and per_class else None
+
+
 def table(curve: Curve) -> list[dict[str, object]]:
     """The curve's numbers and the paper's, one mapping per number of training images: per cent,
     mean and sample standard deviation over the draws.
@@ -349,6 +372,9 @@ def table(curve: Curve) -> list[dict[str, object]]:
             mean, std = small_nets.mean_std(100 * values[i])
             line |= {arm: round(mean.item(), 1), f"{arm}_std": round(std.item(), 1)}
         lines.append({**line, "chance": round(100 * curve.chance, 1)})
+    if whole := curve.target and whole_net(curve.target):
+        name = f"ZFNet of profile {curve.target}, one split"
+        lines.append({"data": name, "per_class": whole[0], "scratch": round(100 * whole[1], 1)})
     for name, numbers, classes in (
         ("Caltech-101 (paper)", CALTECH101, 102),
         ("Caltech-256 (paper)", CALTECH256, 257),

@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 
-from zfnet.experiments.transfer.compute import CALTECH101, CALTECH256, Curve
+from zfnet.experiments.transfer.compute import CALTECH101, CALTECH256, Curve, whole_net
 from zfnet.plots import captioned, chance_label, chart
 from zfnet.training.small_nets import mean_std
 
@@ -35,7 +35,10 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> plt.Figure:
         )
     axes[0].axhline(100 * curve.chance, color="0.6", linewidth=0.8, linestyle=":")
     chance_label(axes[0], curve.per_class[-1], curve.chance, ha="right")
-    axes[0].legend(frameon=False, fontsize=9, loc="upper left")
+    if curve.target:
+        _each_split(axes[0], curve)
+    place = "center left" if curve.target else "upper left"
+    axes[0].legend(frameon=False, fontsize=9, loc=place)
     for name, numbers, style in (
         ("Caltech-101", CALTECH101, "-"),
         ("Caltech-256", CALTECH256, "--"),
@@ -76,3 +79,16 @@ def transfer_figure(curve: Curve, title: str, note: str = "") -> plt.Figure:
         title,
         (f"{over} of the training images; colours alike on both sides. {note}").strip(),
     )
+
+
+def _each_split(axis: plt.Axes, curve: Curve) -> None:
+    """A point for every split, beside the means, and the target's own net, trained whole."""
+    for arm, values in curve.accuracy.items():
+        for n, row in zip(curve.per_class, values.tolist(), strict=True):
+            x = [n * 1.04] * len(row)
+            axis.plot(x, [100 * one for one in row], ".", color=ARMS[arm][0], markersize=3)
+    if whole := whole_net(curve.target):
+        label = "from scratch: the whole ZFNet, one split"
+        axis.plot(
+            whole[0], 100 * whole[1], "*", color=ARMS["scratch"][0], markersize=9, label=label
+        )
