@@ -64,7 +64,7 @@ PAPERMILL = $(PY) -m papermill --cwd notebooks -k python3 --language python --no
 SPLIT := n=$$(($(CORES) < 4 ? $(CORES) : 4)); OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( ($(CORES) + n - 1) / n ))}
 
 .DELETE_ON_ERROR:
-.PHONY: help env figures gallery check test bench lab train scan notebooks lock clean drawn style check-python FORCE
+.PHONY: help env figures gallery live check test bench lab train scan notebooks lock clean drawn style check-python FORCE
 
 help: ## this list (the default)
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,9 @@ figures: $(RUNS)/.scanned $(RUNS)/.notebooks ## train, scan and run the notebook
 
 gallery: $(RUNS)/.scanned ## a static site of all feature maps of PROFILE: runs/PROFILE/gallery/index.html; with ZIP=1 also packed
 	$(PY) -m zfnet gallery $(PROFILE) $(if $(ZIP),--zip)
+
+live: $(READY) ## one page that takes nets apart in the browser, without Python: runs/live/index.html
+	$(PY) -m zfnet live
 
 check: style ## within a minute: ruff, and the tests that are quick
 	$(SPLIT) $(PY) -m pytest -q -n $$n --dist worksteal -m "not slow"

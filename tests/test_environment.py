@@ -29,6 +29,7 @@ TARGETS = {
     "env",
     "figures",
     "gallery",
+    "live",
     "check",
     "test",
     "bench",
@@ -143,9 +144,9 @@ def imported(files) -> set[str]:
 @pytest.mark.parametrize(
     "folder, extras",
     [
-        ("src", ["notebooks"]),
+        ("src", ["notebooks", "live"]),
         ("tools", ["notebooks", "test"]),
-        ("tests", ["notebooks", "test"]),
+        ("tests", ["notebooks", "test", "live"]),
         ("benchmarks", ["notebooks", "test"]),
     ],
 )

@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "zfnet"
 # each uses only those before it; "" is the package's own `__init__`, what notebooks import
 ORDER = (
     *("store", "data", "graph", "models", "methods", "training", "plots", "experiments", ""),
-    *("gallery", "explorer", "cli", "__main__"),
+    *("gallery", "explorer", "site", "cli", "__main__"),
 )
 APART = {("explorer", "gallery")}  # side by side: neither uses the other
 LENGTH = 100
