@@ -5,17 +5,20 @@ transform written from its definition.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from zfnet import Deconvnet, Images, load_profile, paper_layers, scan
 from zfnet.data.images import Data
 from zfnet.experiments.filters import compute
-from zfnet.experiments.filters.figure import two_layers_figure
+from zfnet.experiments.filters.compute import others
+from zfnet.experiments.filters.figure import others_figure, two_layers_figure
 from zfnet.methods import spectrum
 
 
@@ -412,3 +415,27 @@ def test_a_bad_profile_is_explained(tmp_path, text, message):
     (tmp_path / "p.yaml").write_text(f"title: T\nfilters: {{{text}}}")
     with pytest.raises(ValueError, match=message):
         load_profile(tmp_path / "p.yaml")
+
+
+def test_the_first_layers_of_other_nets_where_they_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
+    first = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4).half()
+    state = {"deep": torch.zeros(3, 5, 3, 3), "first": first, "bias": torch.zeros(2)}
+    save_file(state, tmp_path / "there.safetensors")
+    save_file({"deep": torch.zeros(3, 5, 3, 3)}, tmp_path / "deep.safetensors")
+    path = tmp_path / "mine.yaml"
+
+    def profile(*pairs):
+        path.write_text(f"title: T\nfilters: {{others: {json.dumps(pairs)}}}\n")
+        return load_profile(path)
+
+    found = others(profile(("A", "there.safetensors"), ("B", "gone.safetensors")))
+    assert list(found) == ["A"] and torch.equal(found["A"], first.float())
+    figure = others_figure({"A": found["A"], "C": torch.ones(5, 3, 7, 7)}, "T")
+    assert [axis.get_title() for axis in figure.axes] == ["A: 2 of 4 x 4", "C: 5 of 7 x 7"]
+    sides = {tuple(axis.get_window_extent().size.round(3)) for axis in figure.axes}
+    assert len(sides) == 1
+    with pytest.raises(ValueError, match=r"deep\.safetensors holds no filters of three colours"):
+        others(profile(("A", "deep.safetensors")))
+    with pytest.raises(ValueError, match="expected a title and a file of weights"):
+        profile(("A",))

