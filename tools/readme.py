@@ -160,7 +160,13 @@ def provenance_notes(figures: Path = ROOT / "Figures", times: Path = TIMES) -> s
     """What each profile's numbers were measured on, and how long its training took if known."""
     notes = []
     for name in _measured(figures):
-        made, _ = read_table(figures / name / "01_train.csv")
+        made, _ = read_table(min(_tables(figures, name)))
+        if "trained" not in made:  # elsewhere, as its title says
+            notes.append(
+                f"- `{name}` ({load_profile(name).title}): seed {made['seed']}, nothing trained;"
+                f" {made['device']}; torch {made['torch']}."
+            )
+            continue
         machine = made["trained"].rpartition(" on ")[2]
         seconds = read_times(times).get(name, {}).get(machine, {}).get("training")
         took = f", {seconds:.0f} s" if seconds else ""
@@ -172,8 +178,15 @@ def provenance_notes(figures: Path = ROOT / "Figures", times: Path = TIMES) -> s
 
 
 def _measured(figures: Path) -> list[str]:
-    """The profiles that have tables."""
-    return [name for name in profile_names() if (figures / name / "01_train.csv").is_file()]
+    """The profiles that have tables, those of nets from ImageNet first."""
+    found = [name for name in profile_names() if _tables(figures, name)]
+    return sorted(found, key=lambda name: load_profile(name).training is not None)
+
+
+def _tables(figures: Path, name: str) -> list[Path]:
+    """The tables of a profile from which results are read."""
+    stems = {result.notebook for each in experiments().values() for result in each.results()}
+    return [path for path in (figures / name).glob("*.csv") if path.stem in stems]
 
 
 # --- Writing

@@ -111,6 +111,19 @@ def test_the_notes_say_what_the_numbers_were_measured_on(figures, tmp_path):
     assert readme.provenance_notes(figures, tmp_path / "none") == f"{expected} rule; torch 2.0."
 
 
+def test_nets_that_were_trained_elsewhere_come_first(figures):
+    lines = ("# seed: 4", "# torch: 2.0", "# device: a slide rule", *TABLES["15_probes"])
+    (figures / "vgg16").mkdir()
+    (figures / "vgg16" / "15_probes.csv").write_text("\n".join(lines))
+    report = readme.results_table(figures)
+    assert report.startswith("| what | paper | vgg16 | demo |")
+    assert cell(report, "SVM on layer 4") == ["76.6 %"] + ["10.4 ± 1.2 % (10)"] * 2
+    assert cell(report, "test accuracy, ten") == ["–", "–", "75.0 %"]
+    first = readme.provenance_notes(figures).splitlines()[0]
+    title = "VGG16 (ImageNet weights)"
+    assert first == f"- `vgg16` ({title}): seed 4, nothing trained; a slide rule; torch 2.0."
+
+
 def test_the_time_of_a_training_is_that_of_its_machine(figures, tmp_path):
     (tmp_path / "times.json").write_text(
         '{"demo": {"an abacus": {"training": 5}, "a slide rule": {"training": 8.4}}, "photos": {"a'
