@@ -41,7 +41,9 @@ def others_figure(filters: dict[str, torch.Tensor], title: str) -> plt.Figure:
     for axis, (name, weight) in zip(axes[0], filters.items(), strict=True):
         columns = math.ceil(math.sqrt(len(weight)))
         maps, kernel = len(weight), weight.shape[-1]
-        sheet = mosaic(list(drawn(weight)), columns)
+        scale = -(-24 // kernel)  # so that the gaps are thinner than a weight
+        tiles = [tile.repeat(scale, 0).repeat(scale, 1) for tile in drawn(weight)]
+        sheet = mosaic(tiles, columns, 2)
         show(axis, sheet, f"{name}: {maps} of {kernel} x {kernel}", interpolation="nearest")
         axis.set(box_aspect=1, anchor="N")
     return captioned(
