@@ -78,7 +78,8 @@ def test_c_is_chosen_by_cross_validation_on_the_training_images():
         scores.append(score)
     found, strength = linear.cross_validated("svm", (x, y), grid)
     assert strength == grid[int(np.argmax(scores))] and len(set(scores)) > 2
-    assert torch.equal(found.weight, linear.fit("svm", (x, y), strength).weight)
+    whole = linear.fit("svm", (x, y), strength).weight
+    assert (found.weight - whole).norm() < 0.03 * whole.norm()
     easy = (x + 100 * torch.eye(12)[y], y)
     assert linear.cross_validated("svm", easy, (10.0, 1.0, 100.0))[1] == 1.0
 
