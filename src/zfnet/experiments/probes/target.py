@@ -39,7 +39,7 @@ from zfnet.methods.depth import depths
 from zfnet.models.build import build_model
 from zfnet.store import errors, keys, profiles, provenance
 
-POOL = 200  # at most so many images of a class take part, drawn once
+POOL = 100  # at most so many images of a class take part, drawn once
 IN_FILES = 1e-3  # GiB: images that are looked at once need not be kept decoded
 
 
