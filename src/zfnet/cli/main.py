@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zfnet import load_data, load_profile, load_scan, paper_layers, train, trained
 from zfnet.cli import evaluation, live, photographs
+from zfnet.models.convert import convert
 from zfnet.store import distributed
 from zfnet.store.errors import UserError, typed
 from zfnet.training.export import export
@@ -61,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     photographs.add_verbs(verbs)
     live.add_verb(verbs)
     evaluation.add_verb(verbs)
+    text = "write published weights, from the forms in which they are to be had, to one file"
+    one = verbs.add_parser("convert", help=text, description=text[0].upper() + text[1:] + ".")
+    one.add_argument("source", help="a file or a folder: docs/own_nets_and_data.md says of what")
+    one.add_argument("target", help="the .safetensors file to write")
+    one.add_argument("--model", metavar="NET", required=True, help="a profile's `model: name:`")
     for verb, text in STEPS.items():
         one = verbs.add_parser(verb, help=text, description=text)
         one.add_argument("profile", help="a name in profiles/, or a .yaml file")
@@ -78,6 +84,10 @@ def _carry_out(arguments: argparse.Namespace) -> None:
         return
     if arguments.verb == "evaluate":
         print(evaluation.report(arguments))
+        return
+    if arguments.verb == "convert":
+        convert(arguments.source, arguments.target, arguments.model)
+        print(f"{arguments.target}: {Path(arguments.target).stat().st_size / 1e6:.1f} MB")
         return
     if arguments.verb == "live":
         live.write(arguments)

