@@ -805,7 +805,7 @@ def test_top9_draws_one_map_or_as_many_images_as_there_are(here, capsys, monkeyp
                 " takes one image"
             ),
         ),
-        (["empty"], "no images in empty: expected files that end in .jpg"),
+        (["empty"], "no images in empty: expected .jpg, .png, or another format of Pillow"),
         (["many", "--top", "13"], "--top 13: there are only 12 images in many"),
         (["many", "--channel", "8"], "no channel 8 in 4, which has channels 0 to 7"),
         (

@@ -32,6 +32,11 @@ FORMATS = (
 NEVER = ("EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5", "PDF")
 HEIC = (".heic", ".heif", ".hif")
 HEIC_CURE = "for HEIC, `pip install pillow-heif`, or save it as JPEG"
+# annotations, programs and notes, which nobody takes for images
+TEXTS = (
+    *(".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml"),
+    *(".html", ".htm", ".log", ".py", ".ipynb", ".sh"),
+)
 # what file managers, notebooks and operating systems leave behind; so do names with a dot in front
 DROPPINGS = ("__macosx", "@eadir", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini")
 
@@ -186,7 +191,8 @@ def look_through(root: Path) -> tuple[list[tuple[str, int, int]], dict[str, int]
     (name, bytes, modification time) as `Files` wants them; and how many others there are, {".txt":
     3}, hidden images among them.
 
-    What programs leave behind without being asked (`Thumbs.db`, `._photo.jpg`) does not count.
+    What programs leave behind without being asked (`Thumbs.db`, `._photo.jpg`) does not count, nor
+    do texts.
     """
     images, others = [], Counter()
     for path, kind in _below(root):
@@ -209,11 +215,11 @@ def said_of(others: dict[str, int], root: Path | str) -> str:
     """What `look_through` left out, in a line with the cure; "" where that is nothing."""
     if not others:
         return ""
-    listed = [f"{count} {kind}" for kind, count in others.items()]
+    count, listed = sum(others.values()), [f"{count} {kind}" for kind, count in others.items()]
     shown = ", ".join(listed[:8]) + (f" and {len(listed) - 8} other kinds" * (len(listed) > 8))
     heic = {kind.lower() for kind in others} & set(HEIC)
     return (
-        f"{root}: {sum(others.values())} files left out for their names: {shown}. Images need the"
+        f"{root}: {count} file{'s' * (count > 1)} left out, by name: {shown}. Images need the"
         " ending of their format, such as .jpg, and no dot in front"
         + (f"; {HEIC_CURE}" if heic else "")
     )
@@ -239,7 +245,7 @@ def _below(
             yield path, None
         elif image:
             yield path, "links to nothing, or pipes"
-        else:
+        elif path.suffix.lower() not in TEXTS:
             yield path, path.suffix or "without an ending"
 
 

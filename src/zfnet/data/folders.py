@@ -8,6 +8,7 @@ training, validation or testing.
 A class inside of others is "outer/inner".
 """
 
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -19,12 +20,13 @@ import torch
 from zfnet.data.files import Files, decode, select
 from zfnet.store.errors import require
 
-# what people call them, in any case
+# what people call them, in any case; "training_set", "trainset" and "train2017" are train, too
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+SAYING_NOTHING = ("set", "data", "dataset", "images", "imgs", "split", "folder")
 # a folder inside each class, or in the place of classes, that says nothing
 PLAIN = ("images", "image", "imgs", "img", "jpeg", "jpegimages", "photos")
 ALONE = "images"  # the class of images that lie in no folder
@@ -56,7 +58,7 @@ def layout(names: Sequence[str]) -> Layout:
         rows = [n for n, each in enumerate(parts) if each == part]
         inside = [folders[n][1:] if part else folders[n] for n in rows]
         # one level too many in this part alone, unless training has just these classes
-        if part and not {"/".join(folder) for folder in inside} <= set(classes):
+        if part and not {"/".join(folder) for folder in inside if folder} <= set(classes):
             inside = _one_down(inside)
         for n, folder in zip(rows, inside, strict=True):
             classes[n] = "/".join(folder) or None
@@ -77,12 +79,21 @@ def _divided(folders: Sequence[tuple[str, ...]]) -> dict[str, str] | None:
     may well be called "train".
     """
     tops = {folder[0] for folder in folders if folder}
-    parts = {top: PARTS[top.casefold()] for top in tops if top.casefold() in PARTS}
+    parts = {top: part for top in tops if (part := _part(top))}
     deep = any(len(f) > 1 and parts.get(f[0]) == "train" for f in folders)
-    apart = len(set(parts.values())) > 1
-    if not apart or not (deep or len(parts) == len(tops)):
+    alone = len(parts) == len(tops) and len(set(parts.values())) > 1
+    if not deep and not alone:
         return None
     return dict(sorted(parts.items(), key=lambda item: ("train", "val", "test").index(item[1])))
+
+
+def _part(folder: str) -> str | None:
+    words = [
+        re.sub("(?<=.)(set|data)$", "", word)
+        for word in re.split("[^a-z]+", folder.casefold())
+        if word and word not in SAYING_NOTHING
+    ]
+    return PARTS.get(words[0]) if len(words) == 1 else None
 
 
 def _plain(folder: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,9 +102,12 @@ def _plain(folder: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _one_down(folders: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """As many levels less as a single folder holds all the others."""
+    """As many levels less as a single folder holds all the others; images beside two others or more
+    make it no class.
+    """
     tops = {folder[0] for folder in folders if folder}
-    if len(tops) != 1 or any(len(folder) == 1 for folder in folders):
+    below = {folder[1] for folder in folders if len(folder) > 1}
+    if len(tops) != 1 or (len(below) < 2 and any(len(folder) == 1 for folder in folders)):
         return folders
     return _one_down([folder[1:] for folder in folders])
 
@@ -117,7 +131,9 @@ def read_folder(files: Files, memory: float, folders: Sequence[str] = ("",)):
     if left_out:
         what = ", ".join(f"{count} {why}" for why, count in left_out.items())
         warnings.warn(
-            f"{files.root}: images left out: {what}. Move them into class folders", stacklevel=2
+            f"{files.root}: images left out: {what}. Put them into class"
+            " folders, those of train, val or test where there are such",
+            stacklevel=2,
         )
     images, kept = decode(select(files, used), memory)
     used = used[kept]

@@ -36,6 +36,12 @@ def load_data(profile: Profile) -> Data:
     tensors, meta = artefacts.artefact(
         profile.data_file, key, lambda: _decode(config, profile.seed, listing, given)
     )
+    require(
+        len(meta["classes"]) > 1 or not profile.training or profile.model.weights,
+        f"{profile.data_root}: all images are of one class, {meta['classes'][0]!r}, and training"
+        " tells classes apart",
+        "put the images of each class into a folder of its own, or give `model: weights:`",
+    )
     pixels = tensors.get("pixels")
     if pixels is None:
         entries = {entry[0]: entry for entry in listing.files}
@@ -68,6 +74,7 @@ def trained_input(profile: Profile) -> dict | None:
     """
     if profile.data.normalise != "weights":
         return None
+    profile = profile.origin
     path, weights = profile.given_weights, profile.model.weights or "no file"
     known = PUBLISHED_MEANS.get(profile.model.name) or PUBLISHED_MEANS.get(weights)
     if known:
@@ -150,18 +157,23 @@ class Listing:
     """The files of a folder of images, or of several, and the `others` that are left out for their
     names; no files for sources that never change.
 
-    root: what the names of `files` are below of; folders: those of the data set, below it.
+    root: the folder that the names of `files` are relative to; folders: those of the data set, in
+    it; others: {".heic": 3} of each folder that has such.
     """
 
     root: Path
     folders: tuple[str, ...] = ("",)
     files: tuple[tuple[str, int, int], ...] = ()
-    others: tuple[str, ...] = ()
+    others: tuple[tuple[str, dict[str, int]], ...] = ()
 
     @property
     def key(self) -> tuple:
-        """What decoded images depend on, without decoding."""
+        """What decoded images depend on, and what has been said of the others, without decoding."""
         return self.files, self.others
+
+    @property
+    def said(self) -> list[str]:
+        return [said_of(others, self.root / folder) for folder, others in self.others]
 
 
 def _listing(config: DataConfig, root: Path, folders: Sequence[Path]) -> Listing:
@@ -193,31 +205,30 @@ def _listing(config: DataConfig, root: Path, folders: Sequence[Path]) -> Listing
                 "name one of the two",
             )
         images, left_out = look_through(folder)
+        if config.source == "caltech101":  # as torchvision has it: 101 categories
+            images = [entry for entry in images if "BACKGROUND_Google" not in entry[0].split("/")]
+        require(
+            images,
+            f"no images in {folder}: expected CLASS/image.jpg, or another format of Pillow's."
+            f" {said_of(left_out, folder)}".rstrip(),
+            kind=FileNotFoundError,
+        )
         below = _below(root, folder)
         found += [(f"{below}/{name}" if below else name, *rest) for name, *rest in images]
-        others += [said_of(left_out, folder)] if left_out else []
-    if config.source == "caltech101":  # as torchvision has it: 101 categories
-        found = [entry for entry in found if "BACKGROUND_Google" not in entry[0].split("/")]
-    require(
-        found,
-        f"no images in {' or '.join(map(str, folders))}: expected CLASS/image.jpg, or another"
-        f" format of Pillow's. {' '.join(others)}".rstrip(),
-        kind=FileNotFoundError,
-    )
-    return Listing(
-        root, tuple(_below(root, folder) for folder in folders), tuple(found), tuple(others)
-    )
+        others += [(below, left_out)] if left_out else []
+    below = tuple(_below(root, folder) for folder in folders)
+    return Listing(root, below, tuple(found), tuple(others))
 
 
 def _class_folders(root: Path, source: str) -> bool:
     """Whether CIFAR-10 or Caltech-101 lies there as class folders of images, and not as torchvision
     downloads it.
     """
-    below = ["*", "train/*", "101_ObjectCategories/*", "caltech-101/101_ObjectCategories/*"]
+    above = (".", "train", "101_ObjectCategories", "caltech-101/101_ObjectCategories")
     return root.is_dir() and any(
         child.suffix.lower() in formats()
-        for pattern in below[: None if source == "caltech101" else 2]
-        for child in root.glob(f"{pattern}/*")
+        for folder in above[: None if source == "caltech101" else 2]
+        for child in (root / folder).glob("[!.]*/[!.]*")
     )
 
 
@@ -235,7 +246,7 @@ def _decode(
     given: the statistics that come with the weights. What is left out is said in warnings.
     """
     root, own, names, official = listing.root, {}, None, None
-    for said in listing.others:
+    for said in listing.said:
         warnings.warn(said, stacklevel=2)
     if config.source == "shapes":
         made = shapes.make_shapes(config.count, config.resize, seed)
