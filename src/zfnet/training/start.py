@@ -45,7 +45,10 @@ def settled(config: TrainingConfig, images: int) -> TrainingConfig:
         rate = config.lr * MEAN_RATE[config.schedule]
         if config.optimiser == "sgd":  # a step goes on, ever weaker, in those after it
             rate /= 1 - config.momentum
-        decay = float(f"{-math.log(LEFT) / (rate * epochs * steps):.3g}")
+        a_step = min(
+            -math.log(LEFT) / (epochs * steps), 0.05
+        )  # or a run of a few steps is all decay
+        decay = float(f"{a_step / rate:.3g}")
     return dataclasses.replace(config, epochs=epochs, weight_decay=decay)
 
 
