@@ -46,7 +46,8 @@ class Experiment:
 
     `section`: the name of its section in a profile, a frozen dataclass `config`; `check` raises
     UserError where the section does not fit the rest of a profile (the second argument: the file
-    and the section's name). `results`: its rows in docs/results.md.
+    and the section's name). `possible`: whether a profile that names no notebooks has these (None:
+    always). `results`: its rows in docs/results.md.
     """
 
     paper: str
@@ -54,6 +55,7 @@ class Experiment:
     section: str | None = None
     config: type | None = None
     check: Callable[[Profile, tuple[str, ...]], None] | None = None
+    possible: Callable[[Profile], bool] | None = None
     results: Callable[[], Results] = tuple
 
 
@@ -100,4 +102,6 @@ def load_profile(name: str | os.PathLike) -> Profile:
     stems = notebook_stems()
     unknown = [stem for stem in profile.notebooks if stem not in stems]
     require(not unknown, f"{where}: notebooks = {unknown}: choose from {', '.join(stems)}")
-    return replace(profile, notebooks=profile.notebooks or stems)
+    out = [each for each in experiments().values() if each.possible and not each.possible(profile)]
+    rest = tuple(stem for stem in stems if not any(stem in each.notebooks for each in out))
+    return replace(profile, notebooks=profile.notebooks or rest)
