@@ -1,10 +1,10 @@
 #!/bin/sh
 # Everything that has to be seen on a GPU, in eight minutes: benchmarks/gpu.sh [FOLDER]
 #
-# Each part is a process of its own with a limit of its own; what it found is in FOLDER (by default $OUT, or
-# benchmarks/gpu/) as soon as it is done, and one that fails stops no other. SMALL=1: tiny sizes, to see that all runs.
+# Each part is a process of its own with a limit of its own; what it found is in FOLDER (by default $OUT, or runs/gpu/)
+# as soon as it is done, and one that fails stops no other. SMALL=1: tiny sizes, to see that all runs.
 cd "$(dirname "$0")/.." || exit 1
-out=${1:-${OUT:-benchmarks/gpu}}
+out=${1:-${OUT:-runs/gpu}}
 python=${PYTHON:-python3}
 small=${SMALL:+--small}
 export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
