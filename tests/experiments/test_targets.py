@@ -314,3 +314,13 @@ def test_the_whole_net_stands_beside_those_from_scratch(tmp_path, setting):
     left = transfer_figure(curve, "T").axes[0]
     assert (3, 54.47) in drawn(left, "*") and (2.08, 75) in drawn(left, ".")
     plt.close("all")
+
+
+@pytest.mark.parametrize("section", ["probes", "transfer"])
+def test_targets_are_other_profiles(tmp_path, section):
+    path = tmp_path / "alexnet.yaml"
+    for name in ("alexnet", "caltech"):
+        path.write_text(f"title: T\n{section}: {{targets: [demo, {name}]}}")
+        message = rf"alexnet.yaml: {section}: targets = \['{name}'\]: other profiles .* demo, "
+        with pytest.raises(ValueError, match=message):
+            load_profile(path)

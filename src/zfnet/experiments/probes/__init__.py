@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from zfnet.experiments import NONE, Experiment, Result, Results, Rows, measured, one
+from zfnet.store.errors import require
+from zfnet.store.profiles import Profile, profile_names
 from zfnet.store.schema import Distinct, Positive
 
 STEM = "15_probes"
@@ -19,6 +21,18 @@ class ProbesConfig:
     draws: Positive[int] = 5
     features: Positive[int] = 4096
     targets: tuple[str, ...] = ()
+
+
+def check(profile: Profile, where: tuple[str, ...]) -> None:
+    """Raises UserError for targets that are no profiles, or the profile itself."""
+    targets = profile.sections[where[-1]].targets
+    known = [name for name in profile_names() if name != profile.name]
+    unknown = [target for target in targets if target not in known]
+    require(
+        not unknown,
+        f"{': '.join(where)}: targets = {unknown}: other profiles whose images are taken: choose"
+        f" from {', '.join(known)}",
+    )
 
 
 def results() -> Results:
@@ -46,5 +60,6 @@ EXPERIMENT = Experiment(
     notebooks=(STEM,),
     section="probes",
     config=ProbesConfig,
+    check=check,
     results=results,
 )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from zfnet.experiments import Experiment, Result, Results, Rows, measured
+from zfnet.experiments.probes import check
 from zfnet.store.profiles import SmallNetsConfig
 from zfnet.store.schema import Positive
 
@@ -55,5 +56,6 @@ EXPERIMENT = Experiment(
     notebooks=(STEM,),
     section="transfer",
     config=TransferConfig,
+    check=check,
     results=results,
 )
