@@ -345,7 +345,7 @@ def test_the_artefacts_the_figure_and_the_rows_of_the_results(tmp_path, monkeypa
     shown = {n: pictured(profile, net, images, images.labels, n) for n in extremes(found)}
     assert list(shown[0][1]) == [*RULES, "layer 5"]
     figure = localisation_figure(images, shown, rows, "tiny")
-    heights = [line.get_ydata()[0] for line in figure.axes[-1].lines if len(line.get_xdata()) == 2]
+    heights = [line.get_ydata()[0] for line in figure.axes[-2].lines if len(line.get_xdata()) == 2]
     assert heights[-2:] == [float(rows[0]["hit centre"]), float(rows[0]["hit chance"])]
     plt.close(figure)
     text = [{key: str(value) for key, value in row.items()} for row in rows]

@@ -31,8 +31,9 @@ def localisation_figure(
 
     tail: what the caption says besides.
     """
-    figure = plt.figure(figsize=(13, 2.15 * len(shown) + 4.1))
-    grid = figure.add_gridspec(2, 1, height_ratios=[2.15 * len(shown), 3.7], hspace=0.12)
+    figure = plt.figure(figsize=(13, 2.15 * len(shown) + 4.7))
+    high = [2.15 * len(shown), 3.7, 0.5]
+    grid = figure.add_gridspec(3, 1, height_ratios=high, hspace=0.16)
     names = list(next(iter(shown.values()))[1])
     panels = grid[0].subgridspec(len(shown), 2 + len(names), wspace=0.04, hspace=0.04)
     for r, (index, (occluded, pictures)) in enumerate(shown.items()):
@@ -42,35 +43,22 @@ def localisation_figure(
     for n, measure in enumerate(TITLES):
         axis = figure.add_subplot(charts[n])
         _chart(axis, [row for row in rows if row["images"] == "all"], measure)
-        if n == 0:
-            handles = [
-                axis.plot([], [], color=ink, marker="o", lw=0, label=NAMES.get(name, name))[0]
-                for name, ink in COLOURS.items()
-            ]
-            place = {"loc": "upper left", "bbox_to_anchor": (-0.02, -0.2), "ncol": 4}
-            axis.add_artist(axis.legend(handles=handles, fontsize=9, frameon=False, **place))
-            axis.legend(*_lines(axis), fontsize=8.5, frameon=False, loc="best")
-        else:
-            axis.legend(*_lines(axis), fontsize=8.5, frameon=False, loc="best")
+    axis = figure.add_subplot(grid[2], frame_on=False, xticks=[], yticks=[])
+    for name, ink in COLOURS.items():
+        axis.plot([], [], color=ink, marker="o", lw=0, label=NAMES.get(name, name))
+    axis.legend(fontsize=10, frameon=False, loc="lower center", ncol=4)
     return captioned(
         figure,
         title,
         "Above: the images with the largest, the middle and the smallest energy of the class"
         " score's deconvnet picture inside the mask (outlined); cross: the image's centre; square:"
         " where it lowers the probability most, which the next panel shows at every position"
-        " (dark: low). Circles: the largest value. Mid-grey is 0, one symmetric scale per picture,"
-        f" its {PERCENTILE}th percentile of |value|. Below: mean and standard error over"
+        " (dark: low, from 0). Circles: the largest value. Mid-grey is 0, one symmetric scale per"
+        f" picture, its {PERCENTILE}th percentile of |value|. Below: mean and standard error over"
         f" {max(int(row['n']) for row in rows)} images; unit, map: each layer's strongest. Chance:"
         " the mask's share of the image. Centre: its pixel, or a Gaussian of standard deviation"
         f" {WIDTH:g} of the side. {tail}".strip(),
     )
-
-
-def _lines(axis: plt.Axes) -> tuple[list, list[str]]:
-    """The handles and names of an axis's horizontal lines."""
-    handles, names = axis.get_legend_handles_labels()
-    kept = [n for n, name in enumerate(names) if name.startswith(("chance", "centre"))]
-    return [handles[n] for n in kept], [names[n] for n in kept]
 
 
 def _panels(
@@ -89,12 +77,13 @@ def _panels(
     top, left = int(occluded.tops[at[0]]), int(occluded.lefts[at[1]])
     box = (top, left, top + occluded.size, left + occluded.size)
     outline(axes[0], box, edgecolor="black", linewidth=1.4)
-    axes[1].imshow(occluded.probability.numpy(), cmap="cividis", extent=centres(occluded))
+    grid, clean = occluded.probability.numpy(), occluded.clean_probability
+    largest, look = max(clean, grid.max()), {"cmap": "cividis", "extent": centres(occluded)}
+    axes[1].imshow(grid, vmin=0, vmax=largest, **look)
     axes[1].set(xticks=[], yticks=[], xlim=(0, side), ylim=(side, 0), facecolor="0.93")
-    lowest, clean = float(occluded.probability.min()), occluded.clean_probability
     axes[1].set_title("probability under the square" if heads else "", fontsize=9)
     axes[1].text(
-        *(0.03, 0.03, f"{clean:.2f}, lowest {lowest:.2f}"),
+        *(0.03, 0.03, f"{clean:.2g}, lowest {grid.min():.2g}"),
         transform=axes[1].transAxes,
         fontsize=7.5,
         bbox={"facecolor": "white", "alpha": 0.8, "pad": 1.5, "lw": 0},
@@ -112,14 +101,14 @@ def _panels(
 
 def _chart(axis: plt.Axes, rows: list[dict[str, object]], measure: str) -> None:
     """One measure: the layers' units, the layers' maps, the class score, side by side."""
-    places: dict[tuple[str, str], float] = {}
-    for row in rows:
-        key = row["start"], row["layer"]
-        if key not in places:
-            new = places and list(places)[-1][0] != row["start"]
-            places[key] = max(places.values(), default=-1.0) + 1 + 0.6 * bool(new)
+    keys = dict.fromkeys((row["start"], row["layer"]) for row in rows)
+    starts, places = list(dict.fromkeys(start for start, _ in keys)), {}
+    for start in starts:  # a gap between them
+        first = max(places.values(), default=-1.6) + 0.6
+        own = [key for key in keys if key[0] == start]
+        places |= {key: first + n for n, key in enumerate(own, start=1)}
     for shift, (method, ink) in zip((-0.15, 0, 0.15, 0.3), COLOURS.items(), strict=True):
-        for start in dict.fromkeys(start for start, _ in places):
+        for start in starts:
             own = [
                 (
                     places[start, row["layer"]] + shift,
@@ -137,10 +126,11 @@ def _chart(axis: plt.Axes, rows: list[dict[str, object]], measure: str) -> None:
         height = float(one[f"{measure} {name}"])
         whose = "of the image" if name == "centre" else "(the mask's share)"
         axis.axhline(height, color="0.35", lw=1, ls=line, label=f"{name} {whose}, {height:.2f}")
-    chart(axis, TITLES[measure], 10, ylim=(0, 1.0))
+    chart(axis, TITLES[measure], 10, ylim=(0, 1.03))
     axis.set_xticks(
         list(places.values()),
         [f"{layer}\n{start}" if layer else "class\nscore" for start, layer in places],
         fontsize=8.5,
     )
     axis.set_xlabel("layer, and what is projected", fontsize=8.5)
+    axis.legend(fontsize=8.5, frameon=False, loc="best")
