@@ -665,6 +665,25 @@ def test_occlude_says_what_is_wrong(here, capsys, words, message):
     assert re.search(message, found), found
 
 
+def test_a_class_by_its_very_name_its_number_or_its_name_in_another_form():
+    plain = nets.Net(nn.Identity(), "t", 8, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    signs = dataclasses.replace(plain, classes=tuple(map(str, range(1, 44))))  # folders 1 to 43
+    assert [target_class(signs, 43, name) for name in ("1", "43", 7, "0")] == [0, 42, 6, 0]
+    with pytest.raises(ValueError, match=r"no class 44: .* has classes 0 to 42: 0 1, 1 2, .*, …"):
+        target_class(signs, 43, "44")
+    decomposed = ("cafe\u0301", "Ha\u0308user", "Stra\u00dfe", "\uff21")
+    names = dataclasses.replace(plain, classes=(*decomposed, "crane", "Crane", "heron", "heron"))
+    for name, output in (
+        *(("caf\u00e9", 0), ("CAFE\u0301", 0), ("h\u00e4user", 1), ("STRASSE", 2), ("a", 3)),
+        *(("crane", 4), ("Crane", 5), ("4", 4)),
+    ):
+        assert target_class(names, 8, name) == output
+    with pytest.raises(ValueError, match=r"'CRANE' stands for 2 outputs of this net: .* 4 or 5"):
+        target_class(names, 8, "CRANE")
+    with pytest.raises(ValueError, match=r"'heron' stands for 2 outputs of this net: .* 6 or 7"):
+        target_class(names, 8, "heron")
+
+
 def test_a_class_whose_name_only_holds_the_word_is_offered():
     net = dataclasses.replace(
         nets.Net(nn.Identity(), "t", 8, torch.zeros(3, 1, 1), torch.ones(3, 1, 1)),

@@ -349,7 +349,11 @@ WORDS = (
 FILES = ("1.png", "2.PNG", "x.jfif", "y.heic", "z.tar.gz", "._1.png", ".2.png", "Thumbs.db", "n")
 
 
-@settings(max_examples=int(os.environ.get("ZFNET_FUZZ", 60)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("ZFNET_FUZZ", 60)),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(
     st.sets(
         st.tuples(st.lists(st.sampled_from(WORDS), max_size=4).map(tuple), st.sampled_from(FILES)),
