@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.helpers import browser
 from zfnet import Deconvnet, ZFNet, load_data, load_scan, paper_layers, plots, receptive_field
 from zfnet.cli import main as __main__
 from zfnet.data.shapes import make_shapes
@@ -520,50 +521,11 @@ def test_the_command_says_where_it_is(copy, monkeypatch, capsys):
 
 # --- In a browser ---------------------------------------------------------------------------------
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--no-first-run",
-]
-
-
-def _missing() -> str | None:
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "Playwright is not installed (pip install playwright)"
-    if not _chromium():
-        return (
-            "no chromium, chromium-browser or google-chrome on PATH (on Debian: apt-get install"
-            " chromium)"
-        )
-    return None
-
-
-def _chromium() -> str | None:
-    return next(
-        (
-            found
-            for name in ("chromium", "chromium-browser", "google-chrome")
-            if (found := shutil.which(name))
-        ),
-        None,
-    )
-
 
 @pytest.fixture(scope="module")
 def chromium():
-    if _missing():
-        yield None
-        return
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
-        yield browser
-        browser.close()
+    with browser.launched() as found:
+        yield found
 
 
 @pytest.fixture
@@ -572,8 +534,8 @@ def visit(chromium, made, report):
     fails the test.
     """
     if chromium is None:
-        report(f"GALLERY NOT DRIVEN IN A BROWSER: {_missing()}")
-        pytest.skip(f"{_missing()}: the gallery's pages are not driven in a browser")
+        report(f"GALLERY NOT DRIVEN IN A BROWSER: {browser.missing()}")
+        pytest.skip(f"{browser.missing()}: the gallery's pages are not driven in a browser")
     report(f"gallery: its pages were driven in Chromium {chromium.version}")
     said, contexts = [], []
 
@@ -583,30 +545,7 @@ def visit(chromium, made, report):
         )
         contexts.append(context)
         tab = context.new_page()
-        tab.on(
-            "console",
-            lambda message: (
-                said.append(message.text) if message.type in ("error", "warning") else None
-            ),
-        )
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        # left
-        tab.on(
-            "requestfailed",
-            lambda request: (
-                said.append(f"{request.failure}: {request.url}")
-                if request.failure != "net::ERR_ABORTED"
-                else None
-            ),
-        )
-        tab.on(
-            "request",
-            lambda request: (
-                said.append(f"asked for {request.url}")
-                if not request.url.startswith(("file:", "data:", "blob:"))
-                else None
-            ),
-        )
+        browser.watch(tab, said, quiet=("log", "info", "debug"))
         tab.goto(made.address(page, fragment))
         return tab
 
