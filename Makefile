@@ -126,7 +126,7 @@ notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep th
 
 lock: ## resolve requirements.txt anew from pyproject.toml, keeping its versions (with UPGRADE=1: the newest); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv (pip install uv)" >&2; exit 1; }
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest --quiet \
+	uv pip compile pyproject.toml --extra notebooks --extra test --universal --python-version 3.11 --fork-strategy fewest --quiet \
 	  $(if $(UPGRADE),--upgrade) --no-annotate --custom-compile-command "make lock" --output-file requirements.txt
 	@echo "Now bring environment.yml in line; tests/test_environment.py compares them."
 
@@ -141,6 +141,9 @@ clean: ## remove runs/PROFILE and the tools' caches; Figures/, data/ and .venv/ 
 PIP := env -u PYTHONPATH .venv/bin/python -m pip install --disable-pip-version-check
 NEW_ENOUGH := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 VERSION := import sys; print(sys.version)
+
+# SqueezeNet's weights: nothing else needs them, so that the rest does without should the index lose them.
+IMAGENET := $(shell sed -n 's/^imagenet = \["\(.*\)"\]$$/\1/p' pyproject.toml)
 
 # BASE asks for another Python than the one .venv has: build it anew.
 ifdef BASE
@@ -168,6 +171,8 @@ endif
 	@echo "Installing the $$(grep -c == requirements.txt) pinned packages of requirements.txt: several minutes and 6 GB the first time"
 	@$(PIP) $$([ -t 1 ] || echo -q) -r requirements.txt
 	@$(PIP) -q --no-deps --no-build-isolation -e .
+	@$(PIP) -q --no-deps --no-build-isolation '$(IMAGENET)' || \
+	  echo "$(IMAGENET) is not to be had: without SqueezeNet's ImageNet weights the default net is the ZFNet in weights/"
 	@mv .venv/.unfinished .venv/.installed
 
 check-python:
@@ -190,8 +195,9 @@ $(RUNS)/.notebooks: notebooks/. profiles/$(PROFILE).yaml $(SOURCES) | $(READY)
 	@$(PY) -m zfnet notebooks $(PROFILE) > $@.new
 	@mv $@.new $@
 
-# The longest goes first, where another runs beside it.
-drawn: $(if $(filter-out 1,$(JOBS)),$(filter %/$(LONGEST).ipynb,$(EXECUTED))) $(EXECUTED)
+# The main figures, 00 to 08, come first; then the longest, where another runs beside it.
+MAIN := $(foreach n,0 1 2 3 4 5 6 7 8,$(filter $(RUNS)/notebooks/0$(n)_%,$(EXECUTED)))
+drawn: $(MAIN) $(if $(filter-out 1,$(JOBS)),$(filter %/$(LONGEST).ipynb,$(EXECUTED))) $(EXECUTED)
 	@echo "$(FIGURES)/: $(words $(STEMS)) figures, up to date"
 
 $(EXECUTED): $(RUNS)/notebooks/%.ipynb: notebooks/%.ipynb $(RUNS)/.scanned $(wildcard $(MADE:%=$(RUNS)/%.safetensors))

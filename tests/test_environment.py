@@ -22,7 +22,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = PROJECT["optional-dependencies"]
+# imagenet: weights alone, which `make env` does without where they are not to be had
+EXTRAS = {k: v for k, v in PROJECT["optional-dependencies"].items() if k != "imagenet"}
 DIRECT = [Requirement(line) for line in sum(EXTRAS.values(), PROJECT["dependencies"])]
 TARGETS = {
     "help",
@@ -308,11 +309,21 @@ def test_an_installation_cut_short_is_started_over_and_a_whole_one_kept(house, m
     offline.touch()
     assert started(succeeds=False) == ["venv", "install"] and not mark.exists()
     offline.unlink()
-    # the packages, then the project
-    assert started() == ["venv", "install", "install"] and mark.exists()
+    # the packages, the project, SqueezeNet's weights
+    assert started() == ["venv", "install", "install", "install"] and mark.exists()
     assert started() == []
     (house.folder / "requirements.txt").write_text("changed==1\n")
-    assert started() == ["install", "install"]
+    assert started() == ["install", "install", "install"]
+    # the weights are not to be had: the rest is there all the same, and it is said
+    (house.folder / "pyproject.toml").write_text('imagenet = ["lost==1.0"]\n')
+    script = (house.folder / "python").read_text()
+    for python in ("python", ".venv/bin/python"):
+        lost = script.replace(
+            '*"-m pip install"*)', '*"lost==1.0"*) false ;;\n  *"-m pip install"*)'
+        )
+        (house.folder / python).write_text(lost)
+    mark.unlink()
+    assert "lost==1.0 is not to be had" in make("env", folder=house.folder) and mark.exists()
 
 
 def test_a_python_without_the_packages_is_told_what_it_lacks(house, make):

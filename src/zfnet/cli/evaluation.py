@@ -69,7 +69,7 @@ def photographs(net: Net, folder: Path) -> tuple[Images, int]:
         kind=WrongType,
     )
     require(folder.is_dir(), f"no folder {folder}", kind=FileNotFoundError)
-    files = Files(folder, list_images(folder), net.resize or net.size)
+    files = Files(folder, list_images(folder), net.resize or net.size, net.squash)
     require(len(files), f"no images in {folder}", kind=FileNotFoundError)
     pixels, labels, names, paths, _ = read_folder(files, 2.0)
     outputs = torch.tensor([matching(net.classes, name) for name in names])[labels]

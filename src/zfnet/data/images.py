@@ -34,7 +34,8 @@ class Images(torch.utils.data.Dataset):
     pixels uint8 (N, 3, H, W), a tensor or `Files`; labels int64 (N,); classes: names by label; mean
     and std in pixel units 0..255, broadcast against (3, S, S); masks bool (N, H, W) and keypoints
     {name: (N, 2) row, col} in stored pixels where the source knows them (the shapes), else None;
-    group int64 (N,): which photograph each image is a crop of, None where each is one of its own.
+    group int64 (N,): which photograph each image is a crop of, None where each is one of its own;
+    channels: what the net takes, see `in_channels`.
     """
 
     pixels: torch.Tensor | Files
@@ -48,6 +49,7 @@ class Images(torch.utils.data.Dataset):
     masks: torch.Tensor | None = None
     keypoints: dict[str, torch.Tensor] | None = None
     group: torch.Tensor | None = None
+    channels: int = 3
 
     def __post_init__(self):
         shape = tuple(self.pixels.shape)
@@ -77,9 +79,10 @@ class Images(torch.utils.data.Dataset):
         return (self.pixels.shape[-2] - self.size) // 2, (self.pixels.shape[-1] - self.size) // 2
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (…, 3, S, S) to network input, float32 (a batch in channels_last), on the pixels'
-        device.
+        """uint8 (…, 3, S, S) to network input, float32 (…, channels, S, S) (a batch in
+        channels_last), on the pixels' device.
         """
+        pixels = in_channels(pixels, self.channels)
         mean, std = self.mean.to(pixels.device), self.std.to(pixels.device)
         layout = torch.channels_last if pixels.ndim == 4 else torch.preserve_format
         return pixels.to(torch.float32, memory_format=layout).sub_(mean).mul_(self.gain / std)
@@ -125,7 +128,8 @@ class Images(torch.utils.data.Dataset):
         pixels, state = self.pixels, {"labels": self.labels, "mean": self.mean, "std": self.std}
         files = (pixels.entries, pixels.side) if isinstance(pixels, Files) else None
         state |= {} if files else {"pixels": pixels}
-        return keys.key_of(keys.tensors_hash(state), self.gain, self.size, files)
+        other = [] if self.channels == 3 else [self.channels]
+        return keys.key_of(keys.tensors_hash(state), self.gain, self.size, files, *other)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,20 @@ class Data:
     val: Images
     test: Images
     classes: tuple[str, ...]
+
+
+def in_channels(pixels: torch.Tensor, channels: int) -> torch.Tensor:
+    """uint8 (…, 3, H, W) as (…, channels, H, W): 1, the brightness (ITU-R 601, as PIL has it); 4,
+    with an opaque alpha.
+    """
+    require(channels in (1, 3, 4), f"{channels} channels: photographs have 1, 3 or 4")
+    if channels == 1:
+        red, green, blue = pixels.int().unbind(-3)
+        grey = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+        return grey.to(torch.uint8).unsqueeze(-3)
+    if channels == 4:
+        return torch.cat([pixels, torch.full_like(pixels[..., :1, :, :], 255)], -3)
+    return pixels
 
 
 def crops(

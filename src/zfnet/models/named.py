@@ -35,6 +35,7 @@ from zfnet.models.published import squeezenet_file
 from zfnet.store import artefacts, distributed
 from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType, require
 from zfnet.store.profiles import (
+    PUBLISHED_MEANS,
     DataConfig,
     ModelConfig,
     OcclusionConfig,
@@ -60,7 +61,7 @@ class Net:
 
     `classes` names the outputs, () where nobody knows their names; `square` is what slides over its
     images unless said otherwise. `resize`: to which side its makers resize an image before they cut
-    `size` out of its middle.
+    `size` out of its middle; `squash`: to a square whatever its shape.
     """
 
     model: nn.Module
@@ -72,6 +73,7 @@ class Net:
     classes: tuple[str, ...] = ()
     square: OcclusionConfig | None = None
     resize: int | None = None
+    squash: bool = False
 
     @property
     def classifies(self) -> bool:
@@ -95,7 +97,13 @@ class Net:
             std=self.std,
             gain=self.gain,
             names=names,
+            channels=self.channels,
         )
+
+    @property
+    def channels(self) -> int:
+        """How many the first convolution takes: 3, or 1 for grey, or 4 with an alpha."""
+        return first_channels(self.model)
 
     def called(self, output: int) -> str:
         """The name of an output, or its number."""
@@ -218,6 +226,7 @@ def _of_profile(profile: Profile, weights: Path | None) -> Net:
         classes=_fitting(model, class_names(profile, classes)),
         square=profile.occlusion,
         resize=config.resize,
+        squash=bool({profile.model.name, profile.model.weights} & set(PUBLISHED_MEANS)),
     )
 
 
@@ -336,12 +345,26 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
     )
     if weights:
         put_weights(model, read_weights(weights), weights.name)
+    channels = first_channels(model)
+    require(
+        channels in (1, 3, 4),
+        f"{name!r} takes {channels} channels: a photograph has 1, 3 or 4",
+    )
+    # ImageNet's statistics for colours, their average for grey; an alpha stays in 0..1
     statistics = dict(zip(("mean", "std"), imagenet_statistics(), strict=True))
+    if channels == 1:
+        statistics = {key: each.mean(0, keepdim=True) for key, each in statistics.items()}
+    if channels == 4:
+        alpha = {"mean": 0.0, "std": 255.0}
+        statistics = {
+            key: torch.cat([each, torch.full((1, 1, 1), alpha[key])])
+            for key, each in statistics.items()
+        }
     for key in statistics:
         if hasattr(model, key):
             own = torch.tensor(getattr(model, key))
             require(
-                own.shape in ((), (1,), (3,)),
+                own.shape in ((), (1,), (channels,)),
                 f"{name!r}: .{key} = {getattr(model, key)}: expected one number, or one for each"
                 " colour, of pixels in 0..1",
             )
@@ -355,15 +378,25 @@ def _own(name: str, weights: Path | None, seed: int) -> Net:
     )
 
 
+def first_channels(model: nn.Module) -> int:
+    """The channels of images that a net's first convolution takes; 3 for a net without any."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    return 3
+
+
 @torch.no_grad()
 def _check_fit(model: nn.Module, name: str, size: int) -> None:
     """ValueError unless the parts of a net of one's own fit together for this input."""
-    x = torch.zeros(1, 3, size, size).to(next(model.parameters()))
+    channels = first_channels(model)
+    x = torch.zeros(1, channels, size, size).to(next(model.parameters()))
     try:
         unwrapped(model)(x)
     except RuntimeError as error:
+        reason = str(error).splitlines()[0]
         raise UserError(
-            f"{name!r} does not take images of 3 x {size} x {size} ({str(error).splitlines()[0]});"
+            f"{name!r} does not take images of {channels} x {size} x {size} ({reason});"
             " say what it takes by .input_size, or --input-size"
         ) from error
 

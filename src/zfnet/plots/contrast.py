@@ -23,8 +23,11 @@ def contrast_scale(values: torch.Tensor, percentile: float = PERCENTILE) -> floa
 
 def to_grey_centred(values: torch.Tensor, scale: float) -> np.ndarray:
     """Signed values (…, 3, H, W) to RGB (…, H, W, 3) in 0..1: -scale is 0, zero is mid-grey, +scale
-    is 1.
+    is 1. One channel is drawn as grey; of four, the alpha is left out.
     """
+    if values.shape[-3] == 1:
+        values = values.expand(*values.shape[:-3], 3, *values.shape[-2:])
+    values = values[..., :3, :, :]
     return (0.5 + 0.5 * (values / scale).clamp(-1, 1)).movedim(-3, -1).cpu().numpy()
 
 

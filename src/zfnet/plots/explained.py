@@ -168,7 +168,7 @@ def covered(picture: np.ndarray, mean: torch.Tensor, top: int, left: int, size: 
     broadcast against (3, S, S).
     """
     result, square = picture.copy(), (slice(top, top + size), slice(left, left + size))
-    result[square] = np.broadcast_to((mean / 255).movedim(0, -1).numpy(), picture.shape)[square]
+    result[square] = np.broadcast_to((mean[:3] / 255).movedim(0, -1).numpy(), picture.shape)[square]
     return result
 
 
