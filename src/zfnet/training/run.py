@@ -30,7 +30,7 @@ from zfnet.store.errors import Diverged, require
 from zfnet.store.profiles import Profile, TrainingConfig
 from zfnet.training.evaluation import class_accuracy, evaluate_together
 from zfnet.training.recipe import RECIPE
-from zfnet.training.start import settled, shares, starting_net
+from zfnet.training.start import left, settled, starting_net
 
 FEW = 5  # steps that are timed before it is said how long all of them take
 COLUMNS = ("epoch", "lr", "train_loss", "train_error", "val_loss", "val_error")
@@ -169,8 +169,8 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
                 float(loss)  # waits for the device
                 done[step] = time.perf_counter()
                 if step > first:
-                    pace, left = (done[step] - done[first]) / FEW, config.epochs * steps - step
-                    bar.write(_forecast(config, len(data.train), pace, left))
+                    pace, rest = (done[step] - done[first]) / FEW, config.epochs * steps - step
+                    bar.write(_forecast(config, len(data.train), pace, rest))
         sums = torch.tensor([float(loss), float(errors), seen], dtype=torch.float64)
         loss, errors, seen = distributed.summed(sums).tolist()
         loss, error = loss / seen, errors / seen
@@ -214,13 +214,13 @@ def _train(profile: Profile, data: Data, key: str, device: torch.device, progres
     return _finish(profile, data, model, state, device)
 
 
-def _forecast(config: TrainingConfig, images: int, pace: float, left: int) -> str:
-    """One line: how long `left` steps will take at `pace` seconds each, tests not counted."""
-    minutes = pace * left / 60
+def _forecast(config: TrainingConfig, images: int, pace: float, rest: int) -> str:
+    """One line: how long `rest` steps will take at `pace` seconds each, tests not counted."""
+    minutes = pace * rest / 60
     span = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, round(minutes))} min"
     return (
         f"training on {images} images, {config.epochs} epochs, weight decay"
-        f" {config.weight_decay:g}: {left} steps of {pace:.2g} s, about {span}"
+        f" {config.weight_decay:g}: {rest} steps of {pace:.2g} s, about {span}"
     )
 
 
@@ -272,7 +272,7 @@ def _finish(
         train_seconds=round(state["seconds"], 1),
         data=data.train.fingerprint,
         processes=distributed.share()[1],
-        start=config.start or shares(model, build_model(profile, len(data.classes))),
+        start=config.start or left(model, build_model(profile, len(data.classes))),
         epochs=config.epochs,
         weight_decay=config.weight_decay,
     )

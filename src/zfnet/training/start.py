@@ -3,7 +3,7 @@
 A projection shows what the weights hold: what was learned, and what is left of the random start.
 Weight decay alone takes the start away. Each step of AdamW keeps 1 - lr * weight_decay of it, so
 what is left at the end follows from the numbers of the recipe, and `settled` chooses those that a
-profile leaves open; `shares` measures it in the trained net.
+profile leaves open; `left` measures it in the trained net. What of it is seen says `noise`.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ from zfnet.store.profiles import Profile, TrainingConfig
 STEPS = 5000  # a net from a random start takes as many, however few the images are
 EPOCHS = 10, 300  # but sees each image so often, at least and at most
 LEFT = 1 / 12  # of the random start, where the weight decay is left open
-NOISY = 0.5  # a share of the start from which on its noise is seen in a projection
 # the mean of the learning rate over a run, as a share of the largest
 MEAN_RATE = {"constant": 1.0, "onecycle": 0.506}
 
@@ -74,36 +73,16 @@ def starting_net(profile: Profile, num_classes: int) -> nn.Module:
 
 
 @torch.no_grad()
-def shares(model: nn.Module, start: nn.Module) -> dict[str, float]:
-    """How much of each convolution's weights is still the random start: the length of their
-    projection on the weights of `start`, over their own length.
+def left(model: nn.Module, start: nn.Module) -> dict[str, float]:
+    """How much of the random start is in each convolution's weights still: the factor by which
+    their projection on the weights of `start` has shrunk, 1 where nothing was learned.
 
-    The cosine of the two, then: 1 where nothing was learned, 0 where nothing of the start is left;
-    what was learned is nearly orthogonal to it, there being so many weights. `start`: the same net
-    as it was built; {name of the convolution: share}, in their order.
+    What was learned hardly counts: among so many weights it is nearly orthogonal to the start.
+    `start`: the same net as it was built; {name of the convolution: share}.
     """
     before, found = dict(start.named_modules()), {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d):
-            pair = (each.weight.double().cpu().flatten() for each in (layer, before[name]))
-            found[name] = round(torch.cosine_similarity(*pair, dim=0).item(), 4)
+            new, old = (each.weight.double().cpu() for each in (layer, before[name]))
+            found[name] = round(((new * old).sum() / old.square().sum()).item(), 4)
     return found
-
-
-def remark(meta: dict) -> str:
-    """One line on what is left of the start, from the provenance of trained weights, with the cure
-    where a projection would show it; empty for weights that do not say.
-    """
-    found = meta.get("start")
-    if not isinstance(found, dict):
-        return f"started from {found}" if found else ""
-    text = "share of the random start in the weights: " + ", ".join(
-        f"{name.removeprefix('features.')} {share:.0%}" for name, share in found.items()
-    )
-    if noisy := [name.removeprefix("features.") for name, share in found.items() if share > NOISY]:
-        text += (
-            f". Projections through {', '.join(noisy)} show its noise: train for more epochs, or"
-            " set `weight_decay: null` with `optimiser: adamw` and `schedule: onecycle`, which"
-            " chooses the decay that takes it away"
-        )
-    return text
