@@ -2,6 +2,7 @@
 
     python -m benchmarks.nets                # all of them: some minutes on 2 cores
     python -m benchmarks.nets --only resnet  # those whose name contains this; nothing is written
+    python -m benchmarks.nets --start regnet # from this name on; the page's rows before it are kept
 
 Each net has random weights and batch norms that do something, in float64. Five rectified layers
 each are projected, their strongest unit and one at the border, by windows and as a whole, and
@@ -72,10 +73,14 @@ def measured(name: str) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="nets whose name contains this")
-    only = parser.parse_args().only
+    parser.add_argument("--start", default="", help="nets from this name on")
+    asked = parser.parse_args()
     exact, refused = [], []
+    for line in PAGE.read_text().splitlines():  # what was measured before
+        if line.startswith("| `") and line.split("`")[1] < asked.start:
+            (refused if line.split("|")[2].strip() == "–" else exact).append(line)
     for name in torchvision.models.list_models(module=torchvision.models):
-        if only not in name:
+        if asked.only not in name or name < asked.start:
             continue
         error, text = measured(name)
         print(f"{name:24s} {error or 'refused'}  {text}", flush=True)
@@ -83,7 +88,7 @@ def main() -> None:
         lines = [f"{len(exact)} nets are taken apart, {len(refused)} refused by name."]
         lines += ["", "| net | largest error | layers compared |", "|---|---|---|", *exact]
         lines += ["", "| refused | | what has no rule |", "|---|---|---|", *refused]
-        if not only:
+        if not asked.only:
             write_sections(PAGE, {"nets": "\n".join(lines)})
 
 

@@ -329,7 +329,7 @@ def test_the_cheaper_pass_is_chosen(size, square, expected, monkeypatch):
     model, taken = ZFNet(3, input_size=size, fc=(4,)).eval(), []
     kept = occlusion._Watch.covered
     monkeypatch.setattr(
-        occlusion._Watch, "covered", lambda *given: taken.append(given[-1]) or kept(*given)
+        occlusion._Watch, "covered", lambda *given: taken.append(bool(given[-1])) or kept(*given)
     )
     occlude(model, torch.randn(3, size, size), 0, square, 24)
     assert set(taken) == {expected}

@@ -65,7 +65,8 @@ FUNCTIONS = {
     "average": "avg_pool2d",
     "same": "dropout dropout_ dropout2d local_response_norm stochastic_depth contiguous clone",
     "sum": "add iadd add_ sub isub sub_",
-    "linear": "cat concat chunk split getitem view reshape transpose truediv div div_ neg",
+    "cat": "cat concat",
+    "linear": "chunk split getitem view reshape transpose truediv div div_ neg",
     "gate": "mul imul mul_ multiply",
     "whole": "adaptive_avg_pool2d mean flatten squeeze unsqueeze linear",
     "point": "leaky_relu elu gelu silu mish softplus sigmoid tanh hardswish hardsigmoid",
@@ -140,10 +141,11 @@ class Kernel:
 class Node:
     """One operation: `call(values)` of the outputs of the nodes numbered `inputs`.
 
-    kind: input, conv, max, average, relu, norm, same (identity on the way down), sum, linear (its
-    adjoint), gate (a product, one factor held fixed), point (pointwise, without a rule), whole (it
-    sees whole maps), value (no map), unknown. `module`: what holds the weights; `limit`: where a
-    ReLU6 cuts off; `spatial`: its output is maps; `global_`: a unit may see the whole image.
+    kind: input, conv, max, average, relu, norm, same (identity on the way down), sum, cat (of
+    channels), linear (its adjoint), gate (a product, one factor held fixed), point (pointwise,
+    without a rule), whole (it sees whole maps), value (no map), unknown. `module`: what holds the
+    weights; `limit`: where a ReLU6 cuts off; `spatial`: its output is maps; `global_`: a unit may
+    see the whole image.
     """
 
     name: str
@@ -533,7 +535,9 @@ def _by_arguments(one: fx.Node, function: str, kind: str, read: list[Node]) -> s
         return kind if sorted(one.args[1:]) == [1, 2] and "view" in read[0].name else "unknown"
     if function in ("cat", "concat"):
         dim = one.kwargs.get("dim", one.args[1] if len(one.args) > 1 else 0)
-        return kind if dim in (1, -3) else "unknown"
+        parts = one.args[0] if one.args else ()  # with one of them twice it has fewer inputs
+        whole = len(parts) == len(read) and all(node.spatial for node in read)
+        return (kind if whole else "linear") if dim in (1, -3) else "unknown"
     if kind == "linear" and function in ("chunk", "split"):
         dim = one.kwargs.get("dim", one.args[2] if len(one.args) > 2 else 0)
         return kind if dim in (1, -3) else "unknown"

@@ -12,7 +12,8 @@ from torch import nn
 from zfnet.graph.trace import Graph, Node, trace
 from zfnet.store.errors import UserError
 
-FRESH = ("conv", "norm", "max", "average", "sum")  # kinds whose output nobody else holds
+# kinds whose output nobody else holds
+FRESH = ("conv", "norm", "max", "average", "sum", "cat", "relu")
 
 
 def walk(

@@ -11,7 +11,7 @@ exact field is found by following the unit down, node by node, and clipping at e
 ceil mode or a strided convolution can leave the last pixels unseen.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -48,6 +48,20 @@ class View:
             kernel.inputs(self.size),
         )
 
+    def clipped(self, first: Pair, last: Pair, map_size: Pair) -> Self:
+        """Without the rows and columns that lie outside a map of that size for all units from
+        `first` to `last`; one of each is kept.
+        """
+        spans = []
+        for stride, offset, size, least, most, limit in zip(
+            self.stride, self.offset, self.size, first, last, map_size, strict=True
+        ):
+            low = min(max(0, -most * stride - offset), size - 1)
+            spans.append((low, max(low + 1, min(size, limit - least * stride - offset))))
+        (top, bottom), (left, right) = spans
+        offset = self.offset[0] + top, self.offset[1] + left
+        return View(self.stride, offset, (bottom - top, right - left))
+
     def joined(self, other: Self | None, name: str) -> Self:
         """What either sees, of the map `name`."""
         if other is None or other == self:
@@ -76,6 +90,81 @@ def views(graph: Graph, layer: int) -> dict[int, View]:
             if graph.nodes[source].kind != "value":
                 found[source] = needed.joined(found.get(source), graph.nodes[source].name)
     return found
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a node reads of the windows of a source: `crop` of them, with `pad` (left, right, top,
+    bottom) around it; `outside` bool (N, 1, h, w), what of the crop lies beyond the map.
+    """
+
+    crop: tuple[slice, slice]
+    pad: tuple[int, int, int, int]
+    whole: bool
+    outside: torch.Tensor | None
+
+    def take(self, windows: torch.Tensor, fill: float, inplace: bool) -> torch.Tensor:
+        """That part of windows (N, C, h, w), with `fill` where the map ends."""
+        part = windows if self.whole else windows[..., *self.crop]
+        if self.outside is not None:
+            part = (part.masked_fill_ if inplace else part.masked_fill)(self.outside, fill)
+        return F.pad(part, self.pad, value=fill) if any(self.pad) else part
+
+    def back(self, part: torch.Tensor, like: Pair, clean: bool) -> torch.Tensor:
+        """The adjoint: what the part hands down, in windows of that size. `clean`: whether nothing
+        is handed down beyond the map anyhow.
+        """
+        left, right, top, bottom = self.pad
+        rows, cols = part.shape[-2:]
+        part = part[..., top : rows - bottom, left : cols - right]
+        if self.outside is not None and not clean:
+            part = part.masked_fill_(self.outside, 0.0)
+        if self.whole:
+            return part
+        windows = part.new_zeros(*part.shape[:2], *like)
+        windows[..., *self.crop] = part
+        return windows
+
+
+class Windows:
+    """What units at `position` (N, 2) see of every map: `views` by number, without the rows and
+    columns that lie outside the map for all of them; `reads` what each node reads of its sources.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        seen: dict[int, View],
+        sizes: dict[int, Pair],
+        position: torch.Tensor,
+        device: torch.device | str = "cpu",
+    ):
+        ends = [tuple(end.tolist()) for end in (position.amin(0), position.amax(0))]
+        self.views = {n: view.clipped(*ends, sizes[n]) for n, view in seen.items()}
+        self.reads: dict[tuple[int, int], Read] = {}
+        for number, view in self.views.items():
+            node = graph.nodes[number]
+            need = view.through(node.kernel)
+            for source in (n for n in node.inputs if n in self.views):
+                have, crop, pad = self.views[source], [], ()
+                for o, n, base, size in zip(
+                    need.offset, need.size, have.offset, have.size, strict=True
+                ):
+                    low = min(max(0, o - base), size)
+                    high = max(low, min(size, o - base + n))
+                    before = min(max(0, base + low - o), n)
+                    crop.append(slice(low, high))
+                    pad = (before, n - before - (high - low), *pad)
+                outside = None
+                if node.kernel:
+                    offset = tuple(c.start + o for c, o in zip(crop, have.offset, strict=True))
+                    size = tuple(c.stop - c.start for c in crop)
+                    part = View(have.stride, offset, size)
+                    if part.clipped(ends[1], ends[0], sizes[source]) != part:  # for some unit
+                        mask = Window(part.start(position), size, sizes[source]).outside()
+                        outside = None if mask is None else mask[:, None].to(device)
+                whole = all(c == slice(0, n) for c, n in zip(crop, have.size, strict=True))
+                self.reads[number, source] = Read(tuple(crop), pad, whole, outside)
 
 
 def map_sizes(graph: Graph, layer: int, input_size: Pair) -> dict[int, Pair]:
@@ -193,6 +282,19 @@ class Window:
     size: Pair
     map_size: Pair
 
+    def whole(self) -> bool:
+        """Whether these are the whole map."""
+        return self.size == self.map_size
+
+    def same(self, other: Self) -> bool:
+        """Whether both are the same places."""
+        return self.size == other.size and torch.equal(self.start, other.start)
+
+    def through(self, kernel: Kernel, map_size: Pair) -> Self:
+        """What an operation reads of its input, which has that size, for these of its output."""
+        step, pad = torch.tensor(kernel.stride), torch.tensor(kernel.before)
+        return Window(self.start * step - pad, kernel.inputs(self.size), map_size)
+
     def outside(self) -> torch.Tensor | None:
         """Which elements lie outside the map: bool (N, h, w), or None when none does."""
         ends = self.start + torch.tensor(self.size)
@@ -203,54 +305,53 @@ class Window:
         outside_cols = (cols < 0) | (cols >= self.map_size[1])
         return outside_rows[:, :, None] | outside_cols[:, None, :]
 
-    def blank(self, x: torch.Tensor, fill: float, inplace: bool = True) -> torch.Tensor:
-        """Put `fill` wherever windows x (N, C, h, w) reach beyond the map: there the pass over
-        whole images has padding, or nothing.
-        """
-        outside = self.outside()
-        if outside is None:
-            return x
-        outside = outside[:, None].to(x.device)
-        return x.masked_fill_(outside, fill) if inplace else x.masked_fill(outside, fill)
 
-
-def cut(maps: torch.Tensor, start: torch.Tensor, size: Pair) -> torch.Tensor:
+def cut(
+    maps: torch.Tensor, start: torch.Tensor, size: Pair, rows: Sequence[int] | None = None
+) -> torch.Tensor:
     """Windows (N, C, *size) of maps (N, C, H, W) from row and column `start` (N, 2) on, zero
-    outside the map.
+    outside the map. `rows`: of which maps, all of them by default.
     """
-    windows = maps.new_zeros(*maps.shape[:2], *size).contiguous(memory_format=torch.channels_last)
-    for source, target, here, there in _overlaps(maps, windows, start, size):
-        target[:, *there] = source[:, *here]
+    rows = range(len(maps)) if rows is None else rows
+    windows = maps.new_empty(len(rows), maps.shape[1], *size)
+    windows = windows.to(memory_format=torch.channels_last).zero_()
+    for row, window, corner in zip(rows, windows, start.tolist(), strict=True):
+        here, there = _overlap(corner, size, maps.shape[-2:])
+        window[:, *there] = maps[row][:, *here]
     return windows
 
 
-def paste(windows: torch.Tensor, start: torch.Tensor, map_size: Pair) -> torch.Tensor:
-    """The reverse of `cut`: windows (N, C, h, w) in maps (N, C, *map_size) of zeros; what lies
-    outside is dropped.
+def paste(
+    windows: torch.Tensor, start: torch.Tensor, maps: torch.Tensor, rows: torch.Tensor
+) -> None:
+    """The reverse of `cut`: windows (n, C, h, w) into the maps of these rows; what lies outside is
+    dropped.
     """
-    maps = windows.new_zeros(*windows.shape[:2], *map_size)
-    for target, source, there, here in _overlaps(maps, windows, start, windows.shape[-2:]):
-        target[:, *there] = source[:, *here]
-    return maps
+    for row, window, corner in zip(rows.tolist(), windows, start.tolist(), strict=True):
+        here, there = _overlap(corner, windows.shape[-2:], maps.shape[-2:])
+        maps[row][:, *here] = window[:, *there]
 
 
-def _overlaps(maps, windows, start, size) -> Iterator[tuple]:
-    """Each map and its window, with the slices in either that coincide."""
-    for one, window, corner in zip(maps, windows, start.tolist(), strict=True):
-        here, there = [], []
-        for first, length, limit in zip(corner, size, maps.shape[-2:], strict=True):
-            low, high = max(0, -first), min(length, limit - first)  # inside the map, in the window
-            there.append(slice(low, high))
-            here.append(slice(low + first, high + first))
-        if all(part.start < part.stop for part in there):
-            yield one, window, tuple(here), tuple(there)
+def _overlap(corner: Sequence[int], size: Pair, limits: Pair) -> tuple[list, list]:
+    """Where a window lies inside its map: in the map, and in the window."""
+    here, there = [], []
+    for first, length, limit in zip(corner, size, limits, strict=True):
+        low = min(max(0, -first), length)
+        high = max(low, min(length, limit - first))
+        there.append(slice(low, high))
+        here.append(slice(max(0, first), max(0, first) + high - low))
+    return here, there
 
 
-def forward_window(node: Node, windows: torch.Tensor) -> torch.Tensor:
-    """A convolution or pool without its padding, which the windows already hold."""
+def forward_window(
+    node: Node, windows: torch.Tensor, weight: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A convolution or pool without its padding, which the windows already hold. `weight`: the
+    convolution's, where it is at hand.
+    """
     module, kernel = node.module, node.kernel
     if node.kind == "conv":
-        weight = node.weight
+        weight = node.weight if weight is None else weight
         return F.conv2d(
             windows, weight, module.bias, kernel.stride, 0, kernel.dilation, module.groups
         )
@@ -269,12 +370,3 @@ def multiply_adds(graph: Graph, sizes: dict[int, Pair]) -> int:
         if node.kind == "conv":
             total += rows * cols * node.module.weight[0].numel() * node.module.out_channels
     return total
-
-
-def windows_pay(
-    graph: Graph, windows: dict[int, Pair], maps: dict[int, Pair], overhead: float
-) -> bool:
-    """Whether a pass over windows costs less than one over whole maps, given the size of every
-    output in either. `overhead`: how many times as long a multiply-add takes in a window.
-    """
-    return overhead * multiply_adds(graph, windows) < multiply_adds(graph, maps)

@@ -15,24 +15,25 @@ so a single unit is projected on the windows that it sees (`windows.py`) whereve
 than the whole image: the same numbers to rounding, many times sooner.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zfnet.graph.trace import Graph, Kernel, Node, Pair, trace
+from zfnet.graph.trace import Graph, Node, Pair, trace
 from zfnet.graph.walk import FRESH, finite, forget, walk
 from zfnet.graph.windows import (
     View,
-    Window,
+    Windows,
     cut,
     forward_window,
     map_sizes,
+    multiply_adds,
     paste,
     receptive_field,
     views,
-    windows_pay,
 )
 from zfnet.store.errors import Unsupported, UserError
 
@@ -40,6 +41,7 @@ OVERLAP = ("add", "overwrite", "max")
 RULES = ("deconvnet", "guided", "gradient")
 AUTOGRAD = ("linear", "gate", "whole", "point", "unknown")  # kinds whose adjoint is autograd's
 OVERHEAD = 1.35  # of a multiply-add on windows, measured on ZFNet, AlexNet and VGG16
+PASS = 1e8  # multiply-adds that take as long as what a pass over windows costs beside them
 
 
 def unpool(
@@ -70,12 +72,18 @@ def unpool(
 
 
 def transpose_conv(
-    node: Node, maps: torch.Tensor, size: torch.Size, padded: bool = True
+    node: Node,
+    maps: torch.Tensor,
+    size: torch.Size,
+    padded: bool = True,
+    weight: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The transposed convolution without bias, to exactly size[-2:]: rows that the strided forward
-    pass skipped come back as zeros. `padded`: whether the forward pass had the padding.
+    pass skipped come back as zeros. `padded`: whether the forward pass had the padding;
+    `weight`: the convolution's, where it is at hand.
     """
-    kernel, groups, weight = node.kernel, node.module.groups, node.weight
+    kernel, groups = node.kernel, node.module.groups
+    weight = node.weight if weight is None else weight
     before = kernel.before if padded else (0, 0)
     after = kernel.after if padded else (0, 0)
     few = maps.device.type == "cpu" and node.module.in_channels <= 4 and groups == 1
@@ -187,10 +195,15 @@ class Deconvnet:
         units = self._units(images, layer, channel, position, overlap, rule)
         images, number, channel, position, sizes = units
         seen = views(self.graph, number) if position is not None else {}
-        if self._on_windows(number, seen, sizes, position, overlap, windows):
-            pixels, start = self._windows(images, number, channel, position, rule, seen, sizes)
-            return paste(pixels, start, images.shape[-2:])
-        return self._whole(images, number, channel, position, overlap, rule)
+        batches = self._batches(number, seen, sizes, position, overlap, windows)
+        if batches is None:
+            return self._whole(images, number, channel, position, overlap, rule)
+        found = torch.zeros_like(images, memory_format=torch.contiguous_format)
+        for rows, pixels, start in self._windows(
+            images, number, channel, position, rule, seen, sizes, batches
+        ):
+            paste(pixels, start, found, rows)
+        return found
 
     @torch.no_grad()
     def project_patches(
@@ -215,12 +228,17 @@ class Deconvnet:
         images, number, channel, position, sizes = units
         field = receptive_field(self.graph, layer, tuple(images.shape[-2:]))
         seen = views(self.graph, number)
-        if self._on_windows(number, seen, sizes, position, overlap, windows):
-            pixels, start = self._windows(images, number, channel, position, rule, seen, sizes)
-        else:
-            start = seen[0].start(position.cpu())
+        batches = self._batches(number, seen, sizes, position, overlap, windows)
+        start = seen[0].start(position.cpu())
+        if batches is None:
             whole = self._whole(images, number, channel, position, overlap, rule)
             pixels = cut(whole, start, field.size)
+        else:
+            pixels = images.new_zeros(*images.shape[:2], *field.size)
+            for rows, part, first in self._windows(
+                images, number, channel, position, rule, seen, sizes, batches
+            ):
+                paste(part, first - start[rows], pixels, rows)
         boxes = torch.tensor([field.box(*unit) for unit in position.tolist()])
         return Patches(pixels, start, boxes.view(-1, 4))
 
@@ -259,7 +277,7 @@ class Deconvnet:
             parts.append(tape.down(start))
         return torch.cat(parts) if parts else torch.zeros_like(images)
 
-    def _on_windows(
+    def _batches(
         self,
         number: int,
         seen: dict[int, View],
@@ -267,7 +285,10 @@ class Deconvnet:
         position: torch.Tensor | None,
         overlap: str,
         wanted: bool | None,
-    ) -> bool:
+    ) -> list[torch.Tensor] | None:
+        """Which units share a pass over windows, by their rows; None for whole images, where that
+        costs less or windows cannot be exact.
+        """
         # a window that overwrites, or is the largest, may be one that the unit does not see
         exact = position is not None and overlap == "add"
         if wanted and not exact:
@@ -278,10 +299,27 @@ class Deconvnet:
         exact = exact and self.graph.local(number)
         if wanted and not exact:
             raise Unsupported("windows = True: an operation on the way sees more than a window")
-        if wanted is not None or not exact:
-            return bool(wanted)
-        windows = {one: view.size for one, view in seen.items()}
-        return windows_pay(self.graph, windows, sizes, OVERHEAD)
+        if wanted is False or not exact:
+            return None
+        if not len(position):
+            return []
+
+        def cost(units: torch.Tensor) -> int:
+            ends = [tuple(end.tolist()) for end in (units.amin(0), units.amax(0))]
+            windows = {n: view.clipped(*ends, sizes[n]).size for n, view in seen.items()}
+            return len(units) * multiply_adds(self.graph, windows)
+
+        # together, or one place at a time, without what lies beyond the map there
+        every, units = torch.arange(len(position)), position.cpu()
+        together, apart = cost(units), None
+        if position.device.type == "cpu" and together > len(units) * PASS:
+            places = units.unique(dim=0)
+            apart = [every[(units == place).all(1)] for place in places]
+            alone = sum(cost(units[rows]) + PASS for rows in apart)
+            together, apart = (alone, apart) if alone < together else (together, None)
+        if wanted is None and OVERHEAD * together >= len(units) * multiply_adds(self.graph, sizes):
+            return None
+        return apart or [every]
 
     def _whole(
         self,
@@ -318,16 +356,22 @@ class Deconvnet:
         rule: str,
         seen: dict[int, View],
         sizes: dict[int, Pair],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same pass over the windows that the units see: their pixels (N, 3, h, w), and where
-        in the image each begins (N, 2).
+        batches: list[torch.Tensor],
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """The same pass over the windows that the units see: of each batch its rows, its pixels
+        (n, 3, h, w), and where in the image each begins (n, 2).
         """
-        tape = _Tape(self.graph, number, "add", rule, _Windows(seen, sizes, position.cpu()))
-        start = seen[0].start(position.cpu())
-        up = tape.up(cut(images, start, seen[0].size))
-        first = torch.zeros_like(channel)  # the window of the unit itself has one row and column
-        signal = _seed(up, self.graph.nodes[number].name, channel, first, first)
-        return tape.down(signal), start
+        tape = _Tape(self.graph, number, "add", rule)
+        for rows in batches:
+            units = position.cpu()[rows]
+            tape.windows = Windows(self.graph, seen, sizes, units, images.device)
+            view = tape.windows.views[0]
+            start = view.start(units)
+            up = tape.up(cut(images, start, view.size, rows.tolist()))
+            chosen = channel[rows.to(channel.device)]
+            first = torch.zeros_like(chosen)  # the unit's own window has one row and column
+            signal = _seed(up, self.graph.nodes[number].name, chosen, first, first)
+            yield rows, tape.down(signal), start
 
     def _units(self, images: torch.Tensor, layer: str, channel, position, overlap: str, rule: str):
         """The images on the net's device, the layer's number, which unit, or map, of each image
@@ -392,36 +436,18 @@ def _seed(maps: torch.Tensor, layer: str, channel: torch.Tensor, *place: torch.T
     return signal
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """What units at `position` (N, 2) see of every map: views and map sizes by node number."""
-
-    views: dict[int, View]
-    sizes: dict[int, Pair]
-    position: torch.Tensor
-
-    def read(self, number: int, kernel: Kernel | None, source: int) -> tuple[Window, Pair]:
-        """What a node reads of a source: where in the source's map, and from which row and column
-        of the source's own window on.
-        """
-        need, have = self.views[number].through(kernel), self.views[source]
-        shift = tuple(a - b for a, b in zip(need.offset, have.offset, strict=True))
-        return Window(need.start(self.position), need.size, self.sizes[source]), shift
-
-
 class _Tape:
     """A pass up to one node, which remembers what the way down needs, and the way down.
 
     `windows`: None for whole images; else the images handed in are what the units see of them.
     """
 
-    def __init__(
-        self, graph: Graph, number: int, overlap: str, rule: str, windows: _Windows | None = None
-    ):
-        self.graph, self.number, self.windows = graph, number, windows
-        self.overlap, self.rule = overlap, rule
+    def __init__(self, graph: Graph, number: int, overlap: str, rule: str):
+        self.graph, self.number, self.overlap, self.rule = graph, number, overlap, rule
+        self.windows: Windows | None = None
         self.order = graph.above(number)
         self.readers = graph.readers(self.order)
+        self.weights: dict[int, torch.Tensor] = {}
 
     def up(self, x: torch.Tensor) -> torch.Tensor:
         """The maps of the node."""
@@ -441,22 +467,21 @@ class _Tape:
         return self.readers[source] == 1 and kind in FRESH
 
     def _read(self, number: int, node: Node, source: int, value: object) -> object:
-        """What a node reads of a source: all of it, or its own crop of the source's window, with
+        """What a node reads of a source: all of it, or its own part of the source's window, with
         what lies beyond the map as a convolution or pool finds it there.
         """
-        if (
-            self.windows is None
-            or source not in self.windows.views
-            or number not in self.windows.views
-        ):
+        read = self.windows and self.windows.reads.get((number, source))
+        if not read:
             return value
-        window, (top, left) = self.windows.read(number, node.kernel, source)
-        rows, cols = window.size
-        whole = tuple(value.shape[-2:]) == window.size
-        crop = value if whole else value[..., top : top + rows, left : left + cols]
-        if node.kernel is None:
-            return crop
-        return window.blank(crop, node.kernel.outside, self.readers[source] == 1)
+        fill = node.kernel.outside if node.kernel else 0.0
+        return read.take(value, fill, self._alone(source))
+
+    def _weight(self, number: int) -> torch.Tensor:
+        """A convolution's weights in the maps' layout, brought there once for all passes."""
+        if number not in self.weights:
+            weight = self.graph.nodes[number].weight
+            self.weights[number] = weight.contiguous(memory_format=torch.channels_last)
+        return self.weights[number]
 
     def _forward(self, number: int, node: Node, read: list) -> tuple[object, object]:
         """A node's output, and what its way down needs."""
@@ -468,7 +493,10 @@ class _Tape:
                 read[0], kernel, step, pad, dilation, ceil_mode, return_indices=True
             )
         if node.kernel:
-            return forward_window(node, read[0]) if self.windows else node.call(read), None
+            if not self.windows:
+                return node.call(read), None
+            weight = self._weight(number) if node.kind == "conv" else None
+            return forward_window(node, read[0], weight), None
         if node.kind == "relu":
             y = node.call(read, self._alone(node.inputs[0]))
             if self.rule == "deconvnet":
@@ -484,33 +512,23 @@ class _Tape:
             if signal is None:
                 continue
             node = self.graph.nodes[number]
-            parts = self._down(node, signal, self.shapes[number], self.saved.pop(number))
+            parts = self._down(number, node, signal, self.shapes[number], self.saved.pop(number))
             for source, part in zip(node.inputs, parts, strict=True):
-                if part is not None:
-                    self._add(signals, number, node, source, part)
+                if part is None:
+                    continue
+                if self.windows:
+                    like, clean = self.windows.views[source].size, node.kind == "max"
+                    part = self.windows.reads[number, source].back(part, like, clean)
+                signals[source] = signals[source] + part if source in signals else part
         return signals[0]
 
-    def _add(
-        self, signals: dict[int, torch.Tensor], number: int, node: Node, source: int, part
-    ) -> None:
-        """Add what a node hands down to the signal of its source, where in the source's window the
-        node had read it.
-        """
-        if self.windows:
-            window, (top, left) = self.windows.read(number, node.kernel, source)
-            if node.kernel and node.kind != "max":
-                part = window.blank(part, 0.0)
-            rows, cols = have = self.windows.views[source].size
-            if have != window.size:
-                whole = part.new_zeros(*part.shape[:2], rows, cols)
-                whole[..., top : top + window.size[0], left : left + window.size[1]] = part
-                part = whole
-        signals[source] = signals[source] + part if source in signals else part
-
-    def _down(self, node: Node, signal: torch.Tensor, shapes: list, saved) -> list:
+    def _down(self, number: int, node: Node, signal: torch.Tensor, shapes: list, saved) -> list:
         """What one node hands down to each of what it read; None where that is no map."""
         if node.kind == "conv":
-            return [transpose_conv(node, signal, shapes[0], not self.windows)]
+            weight = self._weight(number) if self.windows else None
+            return [transpose_conv(node, signal, shapes[0], not self.windows, weight)]
+        if node.kind == "cat":
+            return list(signal.split([shape[1] for shape in shapes], 1))
         if node.kind == "max":
             return [self._unpool(node, signal, shapes[0], saved)]
         if node.kind == "relu":

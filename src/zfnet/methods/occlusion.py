@@ -11,6 +11,7 @@ those of the full pass. Where the square reaches nearly everything, the full pas
 """
 
 import copy
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,14 +21,15 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from zfnet.graph.forward import evaluating, unwrapped
-from zfnet.graph.regions import changed_maps, needed_maps, regions
+from zfnet.graph.regions import alike, changed_maps, needed_maps, regions
 from zfnet.graph.trace import Graph, paper_layers, trace
 from zfnet.graph.walk import finite, walk
-from zfnet.graph.windows import Window, cut, map_sizes, windows_pay
+from zfnet.graph.windows import Window, cut, map_sizes, multiply_adds
 from zfnet.methods.probabilities import first_output, probabilities
 from zfnet.store.errors import Unsupported, UserError
 
-CHUNK = 128  # positions at once: more is no faster
+CHUNK = 128  # positions at once in a full pass: more is no faster
+GROUP = 64  # and where only what changes is computed: fewer are more alike
 OVERHEAD = 1.1  # of a multiply-add on windows, measured on ZFNet at 96, 128 and 224 px
 LIVE_OVERHEAD = 1.5  # of a multiply-add on a single window, measured at 128 and 224 px on one core
 HEAD = 512  # positions that share one pass of the classifier, unless their maps fill 64 MiB
@@ -125,11 +127,10 @@ def occlude(
         raise UserError(f"target = {target}: choose a class from 0 to {classes - 1}")
     tops, lefts = positions(height, size, stride), positions(width, size, stride)
     corners = torch.cartesian_prod(tops, lefts)
-    incremental = watch.settled(corners, size, incremental, OVERHEAD)
-    batch_size = batch_size or watch.at_once(size if incremental else None)
+    groups = watch.groups(tops, lefts, size, batch_size, incremental)
     maps, activity, found = [], [], []
-    for chunk in corners.split(batch_size):
-        last, chosen = watch.covered(chunk, size, incremental)
+    for numbers, reached in groups:
+        last, chosen = watch.covered(corners[numbers], size, reached)
         activity.append(chosen.sum((1, 2)))
         maps.append(last)
         # the classifier's weights are read once for many positions, not once for each chunk
@@ -139,7 +140,8 @@ def occlude(
             maps = []
     if maps:
         found.append(watch.head(torch.cat(maps)))
-    found = torch.cat(found).cpu()
+    order = torch.cat([numbers for numbers, _ in groups]).argsort()
+    found, activity = (torch.cat(each).cpu()[order] for each in (found, activity))
     clean = watch.logits.cpu()
     if callable(target):
         probability, clean_probability = target(found), target(clean)[0]
@@ -151,7 +153,7 @@ def occlude(
     return Occlusion(
         probability=probability.view(grid),
         label=found.argmax(-1),
-        activity=torch.cat(activity).view(grid).cpu(),
+        activity=activity.view(grid),
         logits=found,
         tops=tops,
         lefts=lefts,
@@ -215,9 +217,9 @@ class LiveOcclusion:
                 f"a square of {size} pixels at ({top}, {left}) does not lie in the image of "
                 f"{height} x {width} pixels"
             )
-        corner = torch.tensor([[top, left]])
-        incremental = self._watch.settled(corner, size, incremental, LIVE_OVERHEAD)
-        maps, chosen = self._watch.covered(corner, size, incremental)
+        corner = torch.tensor([top]), torch.tensor([left])
+        (_, reached), *_ = self._watch.groups(*corner, size, 1, incremental, LIVE_OVERHEAD)
+        maps, chosen = self._watch.covered(torch.cartesian_prod(*corner), size, reached)
         return self._watch.head(maps)[0].cpu(), chosen[0].cpu()
 
 
@@ -245,7 +247,6 @@ class _Watch:
             shapes = f"{tuple(self.fill.shape)} does not broadcast to the image's"
             raise UserError(f"fill of shape {shapes} {tuple(self.image.shape)}") from error
         self.graph = self._taken_apart()
-        self.found = (None, 0, {})  # the last corners and size, and what they reach
 
     def _taken_apart(self) -> Graph | None:
         """The graph, with `clean`, `sizes` and `logits` measured; None where it is of no use."""
@@ -298,23 +299,36 @@ class _Watch:
             raise UserError(f"channel {self.channel} is not in {self.layer}, which has {channels}")
         self.clean_map = maps[self.channel]
 
-    def settled(
-        self, corners: torch.Tensor, size: int, wanted: bool | None, overhead: float
-    ) -> bool:
-        """Whether only what the square changes is computed: as `wanted`, or where it costs less."""
-        possible = self.local and self.number in self.sizes
+    def groups(
+        self,
+        tops: torch.Tensor,
+        lefts: torch.Tensor,
+        size: int,
+        at_once: int | None,
+        wanted: bool | None,
+        overhead: float = OVERHEAD,
+    ) -> list[tuple[torch.Tensor, dict[int, Window] | None]]:
+        """Which positions of a grid, by their index, are computed together, and what of the maps
+        they change; None for the latter where the full pass costs less, or where `wanted` is False.
+        """
+        possible = self.graph is not None and self.local and self.number in self.sizes
         if wanted and not possible:
             raise Unsupported("incremental = True: this net cannot be computed in parts")
-        if wanted is False or not possible:
-            return False
-        windows = {n: one.size for n, one in self._regions(corners, size).items()}
-        return bool(wanted) or windows_pay(self.graph, windows, self.sizes, overhead)
-
-    def _regions(self, corners: torch.Tensor, size: int) -> dict[int, Window]:
-        if self.found[0] is not corners or self.found[1] != size:
-            found = regions(self.graph, self.sizes, corners, (size, size))
-            self.found = corners, size, found
-        return self.found[2]
+        if possible and wanted is not False:
+            side = math.isqrt(at_once or self.at_once(size))
+            found = alike(self.graph, self.sizes, tops, lefts, (size, size), max(1, side))
+            if wanted:
+                return found
+            cost = sum(
+                len(numbers)
+                * multiply_adds(self.graph, {n: one.size for n, one in windows.items()})
+                for numbers, windows in found
+            )
+            every = len(tops) * len(lefts)
+            if overhead * cost < every * multiply_adds(self.graph, self.sizes):
+                return found
+        numbers = torch.arange(len(tops) * len(lefts))
+        return [(chunk, None) for chunk in numbers.split(at_once or self.at_once(None))]
 
     def at_once(self, size: int | None) -> int:
         """How many positions at once: 128, or fewer where they would fill more than a quarter of
@@ -324,10 +338,10 @@ class _Watch:
         if self.graph is None:
             return CHUNK // 8
         sizes = {n: tuple(maps.shape[-2:]) for n, maps in self.clean.items()}
-        if size:
-            sizes = {
-                n: one.size for n, one in self._regions(torch.zeros(1, 2).long(), size).items()
-            }
+        if size:  # in the middle, where it reaches furthest
+            middle = torch.tensor([[(n - size) // 2 for n in self.image.shape[-2:]]])
+            found = regions(self.graph, self.sizes, middle, (size, size))
+            sizes = {n: one.size for n, one in found.items()}
         widest = max(
             maps.shape[1] * sizes[n][0] * sizes[n][1]
             for n, maps in self.clean.items()
@@ -340,18 +354,17 @@ class _Watch:
             known = "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {})
             pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**30
             free = min(2**31, pages)
-        return max(1, min(CHUNK, int(free / 4 / each)))
+        return max(1, min(GROUP if size else CHUNK, int(free / 4 / each)))
 
     def covered(
-        self, corners: torch.Tensor, size: int, incremental: bool
+        self, corners: torch.Tensor, size: int, found: dict[int, Window] | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The last maps and the followed one (N, h, w), with the square at each of these corners
-        (N, 2).
+        (N, 2); `found`: what these change, None for the full pass.
         """
         last = getattr(self.graph, "last", None)
-        if incremental:
+        if found:
             square = cut(self.fill.expand(len(corners), *self.fill.shape), corners, (size, size))
-            found = self._regions(corners, size)
             wanted = {self.number: slice(self.channel, self.channel + 1), last: slice(None)}
             maps = changed_maps(self.graph, self.clean, found, square, wanted)
             chosen = self.channel if self.number == last else 0
