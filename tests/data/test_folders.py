@@ -182,7 +182,7 @@ def test_train_val_and_test_by_any_name(root, folders):
         (["train/a/b/1.png", "train/a/c/1.png", "test/a/b/1.png"], ["b", "c", "b"], {}),
         (["train/a/b/1.png", "train/c/1.png", "test/a/b/1.png"], ["a/b", "c", "a/b"], {}),
     ],
-)  # fmt: skip
+)
 def test_what_each_folder_is_taken_for(names, classes, left_out):
     found = layout(names)
     assert (found.classes, found.left_out) == (classes, left_out)
@@ -327,11 +327,13 @@ def test_black_is_black_and_colours_of_which_nothing_is_left_are_refused(tmp_pat
         (tmp_path / "deep.png").write_bytes(
             b"\x89PNG\r\n\x1a\n"
             + b"".join(
-                struct.pack(">I", len(data)) + name + data
+                struct.pack(">I", len(data))
+                + name
+                + data
                 + struct.pack(">I", zlib.crc32(name + data))
                 for name, data in chunks
             )
-        )  # fmt: skip
+        )
         if refused:
             with pytest.raises(UserError, match=r"16 bits that use 12 .*: save it with 8 bits"):
                 files.read_image(tmp_path / "deep.png", 8)
