@@ -3,7 +3,7 @@ trained on top of a net.
 
     classifier, strength = fit_best(softmax, train, val, (0.1, 1.0, 10.0))
     accuracy(classifier, test)
-    classifier, strength = cross_validated("svm", train, (0.1, 1.0, 10.0))   # no validation images
+    classifier, strength = chosen("svm", train, (0.1, 1.0, 10.0))     # without validation images
 
 Images stand for themselves as (features (n, F) float32, labels (n,)), `Labelled`.
 """
@@ -118,20 +118,18 @@ def fit(
     return Linear(weight.detach())
 
 
-def cross_validated(
-    kind: str, train: Labelled, strengths: Sequence[float], folds: int = 2
-) -> tuple[Linear, float]:
-    """The classifier, fitted on all of `train`, with the C whose mean per-class accuracy is best
-    over `folds` folds of it, the smallest of equals; and that C. To choose, fits may be rougher.
+def chosen(kind: str, train: Labelled, strengths: Sequence[float]) -> tuple[Classifier, float]:
+    """The classifier, fitted on all of `train`, with the C that is best (mean per-class accuracy)
+    on one half of it when fitted on the other, the smallest of equals; and that C.
+
+    To choose, rougher fits will do; each starts from that of the smaller C.
     """
     x, labels = train
-    scores = dict.fromkeys(sorted(strengths), 0.0)
-    parts = StratifiedKFold(folds, shuffle=True, random_state=0).split(x, labels)
-    for fitting, testing in parts:
-        found, last = {}, None
-        for strength in scores:
-            last = fit(kind, (x[fitting], labels[fitting]), strength, last, 1e-2)
-            scores[strength] += accuracy(last, (x[testing], labels[testing]))
-            found[strength] = last
+    halves = StratifiedKFold(2, shuffle=True, random_state=0).split(x, labels)
+    fitting, judging = next(halves)
+    found, scores, last = {}, {}, None
+    for strength in sorted(strengths):
+        last = found[strength] = fit(kind, (x[fitting], labels[fitting]), strength, last, 1e-2)
+        scores[strength] = accuracy(last, (x[judging], labels[judging]))
     best = max(scores, key=scores.get)
     return fit(kind, train, best, found[best]), best

@@ -159,22 +159,22 @@ def _target_figure(found: Probes, title: str, names: Mapping[int, str]) -> plt.F
             axis.plot(*zip(*own.items(), strict=True), ":", color="C3", linewidth=1.4, label=label)
         span = (layers[0] - 0.3, layers[-1] + 0.4)
         axis.plot(span, [100 / found.classes] * 2, color="0.5", linewidth=0.8, linestyle=":")
-        chance_label(axis, span[0], 1 / found.classes, size=7.5)
+        chance_label(axis, span[0] + 0.05, 1 / found.classes, size=7.5)
         ticks = [f"{layer}\n{names.get(layer, '')}" for layer in layers]
         chart(axis, f"{size} training images a class", xlabel="layer", xlim=span, ylim=(0, 100))
         axis.set_xticks(layers, ticks, fontsize=8)
         axis.grid(axis="y", color="0.92")
     axes[0, 0].set_ylabel("accuracy (%), mean over classes")
     axes[0, 0].legend(
-        fontsize=8, frameon=False, ncol=5, loc="upper left", bbox_to_anchor=(-0.02, -0.2)
+        fontsize=8, frameon=False, ncol=5, loc="upper left", bbox_to_anchor=(-0.02, -0.17)
     )
     draws = next(iter(found.accuracy.values())).shape[1]
     return captioned(
         figure,
         title,
         f"{target.title}, {found.classes} classes: {draws} random splits, each a point, their means"
-        f" the curves; {found.n_test} test images a split, at most 50 a class. C chosen by"
-        " cross-validation on the training images. Numbers per layer:"
+        f" the curves; {found.n_test} test images a split, at most 50 a class. C chosen on"
+        " one half of the training images. Numbers per layer:"
         f" {', '.join(str(found.dimensions[layer]) for layer in layers)} (maps averaged over a"
         " grid).",
     )

@@ -5,10 +5,11 @@ paper has them.
     tables = run_all(profile, model, data, "15_probes")       # whatever the profile asks for
 
 Every draw splits the images anew: so many training images of each class, and at most 50 others as
-test images. There are no validation images: C is chosen by cross-validation on the training images.
+test images. There are no validation images: C is chosen on one half of the training images.
 Features are computed once, for all draws, and kept. Different nets get the same splits.
 """
 
+import copy
 import csv
 import functools
 from collections.abc import Sequence
@@ -23,7 +24,6 @@ from zfnet.data.load import load_data
 from zfnet.experiments import linear, load_profile
 from zfnet.experiments.probes import STEM
 from zfnet.experiments.probes.compute import (
-    GRID,
     HELD_OUT,
     NETS,
     Cell,
@@ -39,6 +39,8 @@ from zfnet.methods.depth import depths
 from zfnet.models.build import build_model
 from zfnet.store import errors, keys, profiles, provenance
 
+# values of C to choose from; the tables say which were taken
+STRENGTHS = {"svm": (0.1, 1.0, 10.0), "softmax": (1.0, 10.0, 100.0)}
 POOL = 100  # at most so many images of a class take part, drawn once
 IN_FILES = 1e-3  # GiB: images that are looked at once need not be kept decoded
 
@@ -83,13 +85,13 @@ def pool(
 
 
 def joined(first: Images, second: Images) -> Images:
-    """Both parts of one data set, without masks and keypoints."""
+    """Both parts of one data set, without masks, keypoints and groups."""
     a, b = first.pixels, second.pixels
-    pixels = (
-        Files(a.root, [*a.entries, *b.entries], a.side)
-        if isinstance(a, Files)
-        else torch.cat([a, b])
-    )
+    if isinstance(a, Files):
+        pixels = copy.copy(a)
+        pixels.entries = [*a.entries, *b.entries]
+    else:
+        pixels = torch.cat([a, b])
     return replace(
         first,
         pixels=pixels,
@@ -97,6 +99,7 @@ def joined(first: Images, second: Images) -> Images:
         names=[*first.names, *second.names] if first.names and second.names else None,
         masks=None,
         keypoints=None,
+        group=None,
     )
 
 
@@ -130,10 +133,10 @@ def measure(
     kind: str, own: torch.Tensor, labels: torch.Tensor, train: torch.Tensor, test: torch.Tensor
 ) -> tuple[float, float]:
     """Mean per-class accuracy on the rows `test` of a classifier on features (N, F) that was fitted
-    on the rows `train`, C chosen by cross-validation there: (accuracy, C).
+    on the rows `train`, C chosen on one half of these: (accuracy, C).
     """
     fitting, testing = standardised(own[train], own[test])
-    classifier, strength = linear.cross_validated(kind, (fitting, labels[train]), GRID[kind])
+    classifier, strength = linear.chosen(kind, (fitting, labels[train]), STRENGTHS[kind])
     return linear.accuracy(classifier, (testing, labels[test])), strength
 
 
