@@ -45,10 +45,12 @@ from zfnet import (
     load_profile,
     occlude,
     paper_layers,
+    receptive_field,
     scan,
 )
 from zfnet.data import shapes
 from zfnet.data.images import Images, batches, random_crops
+from zfnet.graph.trace import trace
 from zfnet.graph.walk import outputs
 from zfnet.store import artefacts, distributed
 from zfnet.training import run
@@ -66,6 +68,7 @@ WHAT = {
     "occlude.branched.": "occlude, {} at 224 px, square x stride 16x4",
     "occlude.vgg16.": "occlude, VGG16 at 224 px, square x stride {}",
     "occlude.": "occlude, ZFNet at 224 px, square x stride {}",
+    "fields.resnet18": "receptive fields of all layers of ResNet18",
     "train.step": "train 16 steps of 32 images at 112 px",
     "train.loop": "train an epoch of the demo",
     "scan.memory": "peak memory of a scan of 10,000 images",
@@ -425,6 +428,16 @@ def occlude_branched() -> Iterator[dict]:
         )
 
 
+def receptive_fields() -> Iterator[dict]:
+    graph = trace(branched("resnet18"))
+    names = [name for name in graph.names if not graph.nodes[graph.number(name)].global_]
+    times = side_by_side(
+        lambda: [receptive_field(graph, name, 224) for name in names],
+        lambda: trace(graph.model),
+    )
+    yield row("fields.resnet18", times[0], "tracing the net", times[1], None)
+
+
 def train_step() -> Iterator[dict]:
     profile = load_profile("demo")
     drawn, photographs = shapes.make_shapes(512, 120), shapes.make_shapes(512, 300)
@@ -571,6 +584,7 @@ GROUPS = (
     project_branched,
     scan_branched,
     occlude_branched,
+    receptive_fields,
     train_step,
     train_loop,
     scan_memory,
