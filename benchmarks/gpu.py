@@ -177,9 +177,12 @@ def resume(small: bool) -> dict:
     training = TrainingConfig(epochs=3, batch_size=16, lr=0.01, schedule="onecycle")
     model = ModelConfig(maps=(8,) * 5 if small else (32,) * 5, fc=(32,))
     first = Profile(
-        "first", "", data=DataConfig(count=80 if small else 400, size=64, resize=68),
-        model=model, training=training,
-    )  # fmt: skip
+        "first",
+        "",
+        data=DataConfig(count=80 if small else 400, size=64, resize=68),
+        model=model,
+        training=training,
+    )
     second, cut = (dataclasses.replace(first, name=name) for name in ("second", "cut"))
     data = load_data(first)
     for profile in (first, second):
@@ -198,8 +201,13 @@ def resume(small: bool) -> dict:
     repeats = all(torch.equal(one[name], two[name]) for name in one)
     equal = all(torch.equal(one[name], taken_up[name]) for name in one)
     error = max(relative(taken_up[name], one[name]) for name in one if one[name].any())
-    return {"resumed": resumed, "repeats": repeats, "bit_equal": equal, "error": error,
-            "ok": resumed and (equal or not repeats)}  # fmt: skip
+    return {
+        "resumed": resumed,
+        "repeats": repeats,
+        "bit_equal": equal,
+        "error": error,
+        "ok": resumed and (equal or not repeats),
+    }
 
 
 def ddp(small: bool) -> dict:
@@ -307,9 +315,12 @@ def cifar(small: bool, minutes: float = 3.0) -> dict:
     there = profile.data_root.is_dir()
     if small or not there:
         config = DataConfig(
-            count=60 if small else 20_000, size=96 if small else 224, resize=100 if small else 240,
-            gain=profile.data.gain, memory=12,
-        )  # fmt: skip
+            count=60 if small else 20_000,
+            size=96 if small else 224,
+            resize=100 if small else 240,
+            gain=profile.data.gain,
+            memory=12,
+        )
         profile = dataclasses.replace(profile, data=config)
     recipe = dataclasses.replace(profile.training, snapshots=())
     if small:
