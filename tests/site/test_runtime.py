@@ -13,7 +13,7 @@ from PIL import Image
 from zfnet.cli import main
 from zfnet.models.named import SHIPPED, load_net
 from zfnet.site import runtime as runtime_module
-from zfnet.site.build import TILE, nine_strongest
+from zfnet.site.build import nine_strongest
 from zfnet.site.runtime import runtime
 from zfnet.store.errors import NotDownloaded, UserError
 from zfnet.store.profiles import Profile
@@ -76,10 +76,10 @@ def test_patches_come_from_a_gallery_of_the_same_weights_only(tmp_path, monkeypa
     other = torch.nn.Module()
     other.state_dict = lambda: state
     monkeypatch.setattr(page, "load_model", lambda profile: other)
-    found = nine_strongest(net)
+    found = nine_strongest(net, 24)
     assert list(found) == [3] and list(found[3]) == [17]
     with Image.open(io.BytesIO(base64.b64decode(found[3][17]))) as patches:
-        assert patches.format == "WEBP" and patches.size == (3 * TILE, 3 * TILE)
+        assert patches.format == "WEBP" and patches.size == (72, 72)
         red, green, blue = patches.getpixel((40, 40))
         assert abs(red - 200) + abs(green - 30) + abs(blue - 60) < 30
     state["features.conv1.bias"][0] += 1

@@ -31,7 +31,8 @@ HERE = Path(__file__).parent
 NETS = ("squeezenet", str(SHIPPED))
 PHOTOS = ("chelsea", "coffee", "astronaut", "motorcycle", "rocket", "camera")
 SIDE = 320  # shorter side of the photographs that come with the page, in pixels
-TILE, QUALITY = 32, 60  # of a patch: its side in pixels, and its quality as WebP
+TILES, QUALITY = (32, 24, 20), 40  # of a patch: its side in pixels, and its quality as WebP
+PATCHES = 3.2e6  # bytes of all nets' patches; more, and they are made smaller
 LARGEST = 100e6  # bytes of weights: beyond it browsers of small machines give up
 
 
@@ -63,12 +64,16 @@ def build(
     require(loaded, "a page needs at least one net")
     script, binary = runtime(package)
     blobs = {"runtime-script": script, "runtime-binary": binary}
-    described, patches, rounding = [], {}, {}
+    described, rounding = [], {}
     for n, net in enumerate(loaded):
         one, model, rounding[net.title] = describe(net, list(photos.values()))
         blobs[f"net-{n}"] = model
         described.append(one)
-        patches[f"patches-{n}"] = nine_strongest(net)
+    for tile in TILES:
+        patches = {f"patches-{n}": nine_strongest(net, tile) for n, net in enumerate(loaded)}
+        stages = [nine for found in patches.values() for nine in found.values()]
+        if sum(len(picture) for nine in stages for picture in nine.values()) <= PATCHES:
+            break
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "assets"),
         autoescape=True,
@@ -197,9 +202,9 @@ def _stage(graph, number: int, layer: str, size: int, channels: int) -> dict:
     }
 
 
-def nine_strongest(net: Net) -> dict[int, dict[int, str]]:
+def nine_strongest(net: Net, tile: int = TILES[0]) -> dict[int, dict[int, str]]:
     """{stage: {map: its nine strongest patches, three by three, WebP as base64}} from the gallery
-    of a profile with the same weights, {} where none was built.
+    of a profile with the same weights, {} where none was built. `tile`: a patch's side at most.
     """
     state = net.model.state_dict()
     for name in profile_names():
@@ -217,10 +222,10 @@ def nine_strongest(net: Net) -> dict[int, dict[int, str]]:
         for path in sorted(gallery.glob("layer-*/*-patches.*")):
             number, channel = int(path.parent.name[6:]), int(path.stem.partition("-")[0])
             with Image.open(path) as picture:
-                side = min(picture.width, 3 * TILE)
+                side = min(picture.width, 3 * tile)
                 small = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
             file = io.BytesIO()
-            small.save(file, "WEBP", quality=QUALITY, method=6)
+            small.save(file, "WEBP", quality=QUALITY)
             found.setdefault(number, {})[channel] = base64.b64encode(file.getvalue()).decode()
         return found
     return {}
