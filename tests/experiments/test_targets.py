@@ -103,9 +103,16 @@ def setting(tmp_path, monkeypatch):
     demo = load_profile("demo")
     monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
     small = TransferConfig(
-        targets=("other",), size=48, per_class=(2, 3), draws=2, maps=0.02, fc=0.001, epochs=1,
-        epoch_images=12, batch_size=4,
-    )  # fmt: skip
+        targets=("other",),
+        size=48,
+        per_class=(2, 3),
+        draws=2,
+        maps=0.02,
+        fc=0.001,
+        epochs=1,
+        epoch_images=12,
+        batch_size=4,
+    )
     probes = ProbesConfig(per_class=(2, 3), draws=2, features=50, targets=("other",))
     own = dataclasses.replace(
         demo,
