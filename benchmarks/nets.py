@@ -46,6 +46,9 @@ def measured(name: str) -> tuple[str, str]:
             for full in (node.name, f"features.{node.name}"):
                 if node.kind in found and full.partition(":")[0] in known:
                     found[node.kind].append(full)
+        if not any(found.values()):  # no way down from the output: say what stands in it
+            for node in graph.nodes:
+                node.required()
         named = found["relu"] or found["norm"]  # where ReLUs are functions, what they rectify
     except Unsupported as error:
         return "", str(error).partition(":")[0]
