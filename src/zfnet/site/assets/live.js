@@ -74,7 +74,7 @@ function probabilities(outputs, kind) {
 // --- The photo as the net's input
 
 // The largest centred square of RGBA pixels, brought to RGB of side x side: Pillow's bicubic filter,
-// whole numbers and all, so that the net is given the numbers that Python gives it.
+// whole numbers and all, along the rows first (Pillow 13 begins with the columns of some pictures).
 function fit(pixels, width, height, side) {
   const square = Math.min(width, height)
   const across = taps(width, (width - square) / 2, square, side)
@@ -110,7 +110,7 @@ function taps(length, start, extent, count) {
     const centre = start + (n + 0.5) * scale
     const first = Math.max(0, Math.trunc(centre - 2 * wide + 0.5))
     const end = Math.min(length, Math.trunc(centre + 2 * wide + 0.5))
-    const found = Array.from({ length: end - first }, (_, k) => cubic((k + first - centre + 0.5) / wide))
+    const found = Array.from({ length: end - first }, (_, k) => cubic((k + first - centre + 0.5) * (1 / wide)))
     const sum = found.reduce((a, b) => a + b)
     return { first, weights: found.map(w => Math.trunc((w / sum) * 4194304 + (w < 0 ? -0.5 : 0.5))) }
   })
@@ -119,7 +119,7 @@ function taps(length, start, extent, count) {
 function cubic(x) {
   x = Math.abs(x)
   if (x < 1) return (1.5 * x - 2.5) * x * x + 1
-  return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0
+  return x < 2 ? (((x - 5) * x + 8) * x - 4) * -0.5 : 0
 }
 
 function statistics(values) {
@@ -302,6 +302,7 @@ function showSquare() {
   find("square").hidden = true
   if (!state.square) return
   const { top, left, side } = state.square
+  if (typeof about().mean !== "string") find("square").style.background = `rgb(${about().mean.map(Math.round)})`
   place(find("square"), top, left, top + side, left + side)
 }
 
