@@ -1,8 +1,7 @@
 """Which of torchvision's classifiers can be taken apart, and how exactly: docs/nets.md.
 
     python -m benchmarks.nets                # all of them: some minutes on 2 cores
-    python -m benchmarks.nets --only resnet  # those whose name contains this; nothing is written
-    python -m benchmarks.nets --start regnet # from this name on; the page's rows before it are kept
+    python -m benchmarks.nets --only resnet  # those whose name contains this; the others' rows stay
 
 Each net has random weights and batch norms that do something, in float64. Five rectified layers
 each are projected, their strongest unit and one at the border, by windows and as a whole, and
@@ -76,23 +75,21 @@ def measured(name: str) -> tuple[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="nets whose name contains this")
-    parser.add_argument("--start", default="", help="nets from this name on")
-    asked = parser.parse_args()
-    exact, refused = [], []
-    for line in PAGE.read_text().splitlines():  # what was measured before
-        if line.startswith("| `") and line.split("`")[1] < asked.start:
-            (refused if line.split("|")[2].strip() == "–" else exact).append(line)
-    for name in torchvision.models.list_models(module=torchvision.models):
-        if asked.only not in name or name < asked.start:
-            continue
+    only = parser.parse_args().only
+    names = torchvision.models.list_models(module=torchvision.models)
+    before = (line for line in PAGE.read_text().splitlines() if line.startswith("| `"))
+    rows = {line.split("`")[1]: line for line in before}
+    for name in (name for name in names if only in name):
         error, text = measured(name)
         print(f"{name:24s} {error or 'refused'}  {text}", flush=True)
-        (exact if error else refused).append(f"| `{name}` | {error or '–'} | {text} |")
+        rows[name] = f"| `{name}` | {error or '–'} | {text} |"
+        shown = [rows[each] for each in names if each in rows]
+        refused = [line for line in shown if line.split(" | ")[1] == "–"]
+        exact = [line for line in shown if line not in refused]
         lines = [f"{len(exact)} nets are taken apart, {len(refused)} refused by name."]
         lines += ["", "| net | largest error | layers compared |", "|---|---|---|", *exact]
         lines += ["", "| refused | | what has no rule |", "|---|---|---|", *refused]
-        if not asked.only:
-            write_sections(PAGE, {"nets": "\n".join(lines)})
+        write_sections(PAGE, {"nets": "\n".join(lines)})
 
 
 if __name__ == "__main__":

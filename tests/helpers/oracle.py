@@ -1,6 +1,6 @@
 """An independent deconvnet for any net: plain autograd, in which every ReLU, however it is called,
-has a backward pass of another rule, and local response normalisation is the identity on the way
-down. Nothing of the package is used.
+has a backward pass of another rule, local response normalisation is the identity on the way down,
+and a gate is held fixed. Nothing of the package is used.
 """
 
 import contextlib
@@ -41,12 +41,16 @@ class Ruled(TorchFunctionMode):
         self.rule = rule
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, getattr(function, "__name__", "").rstrip("_")
+        kwargs, name = kwargs or {}, getattr(function, "__name__", "").strip("_")
         if name == "relu":
             return _Rule.apply(args[0], self.rule, None)
         if name in ("relu6", "hardtanh"):
             high = kwargs.get("max_val", args[2] if len(args) > 2 else 1.0)
             return _Rule.apply(args[0], self.rule, 6.0 if name == "relu6" else float(high))
+        if name == "mul" and {getattr(one, "ndim", 0) for one in args} == {4}:
+            # a gate, one factor for a whole map, is held fixed
+            args = [one.detach() if one.shape[-2:] == (1, 1) else one for one in args]
+            return function(*args, **kwargs)
         if name == "local_response_norm":
             with torch.no_grad():
                 y = function(*args, **kwargs)
