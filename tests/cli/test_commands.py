@@ -299,7 +299,7 @@ def test_a_trained_profile_lends_its_net_and_its_input(here, tmp_path):
         (
             "OWN:small",
             "notes.jpg",
-            "notes.jpg: weights are read from .safetensors, .pth, .pt files",
+            "notes.jpg: weights are read from .safetensors, .pth, .pt, .ckpt, .bin, .tar files",
         ),
         ("OWN:small", "plain.pth", "plain.pth does not fit this net: missing features.0.weight"),
         (

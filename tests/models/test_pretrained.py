@@ -37,7 +37,9 @@ def folder(tmp_path, monkeypatch):
         Image.fromarray(
             np.random.default_rng(n).integers(0, 256, (260, 270, 3), dtype=np.uint8)
         ).save(path)
-    profiles = {name: load_profile(name) for name in (*FILES, "zfnet_imagenet")}
+    profiles = {name: load_profile(name) for name in ("vgg19", "zfnet_imagenet")}
+    model = dataclasses.replace(profiles["vgg19"].model, name="alexnet_imagenet")
+    profiles["alexnet"] = dataclasses.replace(profiles["vgg19"], name="alexnet", model=model)
     monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)

@@ -159,9 +159,14 @@ class Windows:
                 if node.kernel:
                     offset = tuple(c.start + o for c, o in zip(crop, have.offset, strict=True))
                     size = tuple(c.stop - c.start for c in crop)
-                    part = View(have.stride, offset, size)
-                    if part.clipped(ends[1], ends[0], sizes[source]) != part:  # for some unit
-                        mask = Window(part.start(position), size, sizes[source]).outside()
+                    edges = zip(*ends, have.stride, offset, size, sizes[source], strict=True)
+                    # beyond the map for some unit, perhaps whole: a unit can see padding alone
+                    if any(
+                        least * stride + o < 0 or most * stride + o + n > limit
+                        for least, most, stride, o, n, limit in edges
+                    ):
+                        start = View(have.stride, offset, size).start(position)
+                        mask = Window(start, size, sizes[source]).outside()
                         outside = None if mask is None else mask[:, None].to(device)
                 whole = all(c == slice(0, n) for c, n in zip(crop, have.size, strict=True))
                 self.reads[number, source] = Read(tuple(crop), pad, whole, outside)
