@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import unicodedata
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ import torch
 from zfnet.data.files import Files, list_images, select
 from zfnet.data.folders import read_folder
 from zfnet.data.images import Images
+from zfnet.models.build import matching
 from zfnet.models.named import Net, load_net
 from zfnet.store.errors import WrongType, require
 from zfnet.store.profiles import profile_names, read_profile
@@ -83,16 +82,3 @@ def photographs(net: Net, folder: Path) -> tuple[Images, int]:
         net.images(select(pixels, known), select(paths, known)), labels=outputs[known]
     )
     return images, len(labels) - len(known)
-
-
-def matching(classes: Sequence[str], name: str) -> int:
-    """The output of that name, -1 where there is none; as it is written before any other case."""
-
-    def plain(text: str) -> str:
-        return unicodedata.normalize("NFKC", text).replace("_", " ").strip()
-
-    for form in (plain, lambda text: plain(text).casefold()):
-        forms = [form(each) for each in classes]
-        if form(name) in forms:
-            return forms.index(form(name))
-    return -1
