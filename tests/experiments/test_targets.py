@@ -151,11 +151,11 @@ def test_images_in_files_stay_there(tmp_path):
         entries = [(name, 1, 1) for name in names]
         labels = torch.arange(len(names))
         mean = torch.zeros(3, 1, 1)
-        files = Files(tmp_path, entries, 8, squash=True)
+        files = Files(tmp_path, entries, 8)
         return target.Images(files, labels, ("a", "b"), 8, mean, mean + 1)
 
     found = target.joined(part(["x", "y"]), part(["z"]))
-    assert [name for name, *_ in found.pixels.entries] == ["x", "y", "z"] and found.pixels.squash
+    assert [name for name, *_ in found.pixels.entries] == ["x", "y", "z"]
     assert found.labels.tolist() == [0, 1, 0]
 
 

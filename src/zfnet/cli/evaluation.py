@@ -2,14 +2,13 @@
 
 import argparse
 import dataclasses
+import warnings
 from pathlib import Path
 
-import torch
-
-from zfnet.data.files import Files, list_images, select
+from zfnet.data.files import Files, look_through, said_of, select
 from zfnet.data.folders import read_folder
 from zfnet.data.images import Images
-from zfnet.models.build import matching
+from zfnet.models.build import outputs_of
 from zfnet.models.named import Net, load_net
 from zfnet.store.errors import WrongType, require
 from zfnet.store.profiles import profile_names, read_profile
@@ -68,10 +67,14 @@ def photographs(net: Net, folder: Path) -> tuple[Images, int]:
         kind=WrongType,
     )
     require(folder.is_dir(), f"no folder {folder}", kind=FileNotFoundError)
-    files = Files(folder, list_images(folder), net.resize or net.size, net.squash)
-    require(len(files), f"no images in {folder}", kind=FileNotFoundError)
+    entries, others = look_through(folder)
+    left_out = said_of(others, folder)
+    require(entries, f"no images in {folder}. {left_out}".rstrip(), kind=FileNotFoundError)
+    if left_out:
+        warnings.warn(left_out, stacklevel=2)
+    files = Files(folder, entries, net.resize or net.size)
     pixels, labels, names, paths, _ = read_folder(files, 2.0)
-    outputs = torch.tensor([matching(net.classes, name) for name in names])[labels]
+    outputs = outputs_of(net.classes, names, labels)
     known = (outputs >= 0).nonzero().flatten()
     require(
         len(known),

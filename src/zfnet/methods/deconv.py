@@ -1,6 +1,6 @@
 """The deconvnet (paper, section 2.1): what in an image made this unit fire?
 
-    deconvnet = Deconvnet(model.features)
+    deconvnet = Deconvnet(model)
     pictures = deconvnet.project(images, "relu5", channel=17, position=(4, 6))    # (N, 3, H, W)
 
 Every other activation of the layer is set to zero; then, layer by layer down to pixels, (i) unpool:

@@ -10,7 +10,6 @@ The same `Deconvnet`, `occlude` and `scan` as in the notebooks, for `python -m z
 occlude | top9`.
 """
 
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from zfnet.graph.windows import receptive_field
 from zfnet.methods.deconv import Deconvnet
 from zfnet.methods.feature_maps import strongest_channels
 from zfnet.methods.probabilities import first_output, probabilities
+from zfnet.models.build import matching, plain
 from zfnet.models.named import Net
 from zfnet.store.errors import UserError, require
 
@@ -185,8 +185,7 @@ def target_class(net: Net, outputs: int, name: str | int) -> int:
             f"no class {text}: this net has classes 0 to {outputs - 1}{_listed(known)}",
         )
         return int(text)
-    plain = [_plain(each) for each in known]
-    named = named or [n for n, each in enumerate(plain) if each == _plain(text)]
+    named = named or matching(known, text)
     require(
         len(named) < 2,
         f"class {text!r} stands for {len(named)} outputs of this net",
@@ -199,10 +198,9 @@ def target_class(net: Net, outputs: int, name: str | int) -> int:
         f"no class {text!r}: this net's classes have no names; give a number from 0 to"
         f" {outputs - 1}",
     )
-    near = [known[plain.index(guess)] for guess in get_close_matches(_plain(text), plain, n=3)]
-    near = near or [
-        each for each, letters in zip(known, plain, strict=True) if _plain(text) in letters
-    ]
+    letters = [plain(each) for each in known]
+    near = [known[letters.index(guess)] for guess in get_close_matches(plain(text), letters, n=3)]
+    near = near or [each for each in known if plain(text) in plain(each)]
     raise UserError(
         f"no class {text!r}."
         + (
@@ -211,11 +209,6 @@ def target_class(net: Net, outputs: int, name: str | int) -> int:
             else f" A number from 0 to {outputs - 1} will do too{_listed(known)}"
         )
     )
-
-
-def _plain(name: str) -> str:
-    """A name by its letters alone, whatever their case and however Unicode writes them."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _listed(names: Sequence[str]) -> str:

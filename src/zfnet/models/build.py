@@ -140,19 +140,24 @@ def class_names(profile: Profile, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(AlexNet_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def matching(classes: Sequence[str], name: str) -> int:
-    """The output of that name, -1 where there is none: as it is written, or in another case; "_"
-    stands for a space.
+def spelled(name: str) -> str:
+    """A name by its letters, however Unicode writes them; "_" stands for a space."""
+    return unicodedata.normalize("NFKC", name).replace("_", " ").strip()
+
+
+def plain(name: str) -> str:
+    """`spelled`, whatever its case."""
+    return unicodedata.normalize("NFC", spelled(name).casefold())
+
+
+def matching(classes: Sequence[str], name: str) -> list[int]:
+    """The outputs of that name: those that are written so, else `spelled` so, else the same when
+    `plain`; none, [], where there are none.
     """
-
-    def plain(text: str) -> str:
-        return unicodedata.normalize("NFKC", text).replace("_", " ").strip()
-
-    for form in (plain, lambda text: plain(text).casefold()):
-        forms = [form(each) for each in classes]
-        if form(name) in forms:
-            return forms.index(form(name))
-    return -1
+    for form in (str, spelled, plain):
+        if found := [n for n, each in enumerate(classes) if form(each) == form(name)]:
+            return found
+    return []
 
 
 def true_outputs(profile: Profile, classes: Sequence[str], labels: torch.Tensor) -> torch.Tensor:
@@ -161,8 +166,14 @@ def true_outputs(profile: Profile, classes: Sequence[str], labels: torch.Tensor)
     """
     if profile.training is not None:
         return labels
-    known = class_names(profile, classes)
-    return torch.tensor([matching(known, name) for name in classes])[labels]
+    return outputs_of(class_names(profile, classes), classes, labels)
+
+
+def outputs_of(known: Sequence[str], classes: Sequence[str], labels: torch.Tensor) -> torch.Tensor:
+    """For labels (N,) of images of these classes the output, of those called `known`, that has the
+    class's name, the first of several; -1 where there is none.
+    """
+    return torch.tensor([next(iter(matching(known, name)), -1) for name in classes])[labels]
 
 
 def _downloaded(config: ModelConfig) -> nn.Module:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from zfnet.data.images import imagenet_statistics
+from zfnet.data.images import PUBLISHED_MEANS, imagenet_statistics
 from zfnet.models import published
 from zfnet.models.build import LAYERS, UNLIKELY, in_order, make_net, outputs
 from zfnet.models.checkpoints import fitted, put_weights, read_weights
 from zfnet.models.googlenet import INCEPTIONS
 from zfnet.store import artefacts
 from zfnet.store.errors import Damaged, one_line, require
-from zfnet.store.profiles import PUBLISHED_MEANS, ModelConfig, check_net
+from zfnet.store.profiles import ModelConfig, check_net
 
 Tensors = dict[str, torch.Tensor]
 # theano_alexnet's layers: whether in two halves, one for each GPU

@@ -35,7 +35,6 @@ from zfnet.models.published import squeezenet_file
 from zfnet.store import artefacts, distributed
 from zfnet.store.errors import NotDownloaded, Unsupported, UserError, WrongType, require
 from zfnet.store.profiles import (
-    PUBLISHED_MEANS,
     DataConfig,
     ModelConfig,
     OcclusionConfig,
@@ -61,7 +60,7 @@ class Net:
 
     `classes` names the outputs, () where nobody knows their names; `square` is what slides over its
     images unless said otherwise. `resize`: to which side its makers resize an image before they cut
-    `size` out of its middle; `squash`: to a square whatever its shape.
+    `size` out of its middle.
     """
 
     model: nn.Module
@@ -73,7 +72,6 @@ class Net:
     classes: tuple[str, ...] = ()
     square: OcclusionConfig | None = None
     resize: int | None = None
-    squash: bool = False
 
     @property
     def classifies(self) -> bool:
@@ -226,7 +224,6 @@ def _of_profile(profile: Profile, weights: Path | None) -> Net:
         classes=_fitting(model, class_names(profile, classes)),
         square=profile.occlusion,
         resize=config.resize,
-        squash=bool({profile.model.name, profile.model.weights} & set(PUBLISHED_MEANS)),
     )
 
 

