@@ -12,6 +12,15 @@ def report(request):
     return lambda line: request.node.user_properties.append(("measured", line))
 
 
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser to drive pages in; None where there is none."""
+    from tests.helpers import browser
+
+    with browser.launched() as found:
+        yield found
+
+
 def pytest_collection_modifyitems(items):
     """nbval gives a cell's last output 5 seconds to arrive, which a busy machine may take."""
     for item in items:

@@ -522,12 +522,6 @@ def test_the_command_says_where_it_is(copy, monkeypatch, capsys):
 # --- In a browser ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.launched() as found:
-        yield found
-
-
 @pytest.fixture
 def visit(chromium, made, report):
     """visit("layer-3.html", width=390, …) -> the page, once it is there; any error in any page

@@ -61,12 +61,6 @@ def made(tmp_path_factory):
     return build(nets, tmp_path_factory.mktemp("live") / "index.html"), nets
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with browser.launched() as found:
-        yield found
-
-
 @pytest.fixture
 def visit(made, chromium, report):
     """visit(width=390, …) -> the page, its first photo taken apart; whatever it says or asks for

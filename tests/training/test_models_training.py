@@ -247,18 +247,6 @@ def test_without_a_network_the_cure_is_named(monkeypatch):
 # --- Training -------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
-    return Profile(
-        "tiny",
-        "Tiny",
-        data=DataConfig(count=80, resize=68, size=64, validation=0.2, test=0.2),
-        model=ModelConfig(maps=(8,) * 5, fc=(16, 16)),
-        training=TrainingConfig(epochs=3, batch_size=16, lr=0.02, schedule="onecycle"),
-    )
-
-
 @pytest.mark.slow
 def test_overfits_one_batch(tiny):
     tiny = dataclasses.replace(

@@ -11,26 +11,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.helpers import oracle
-from zfnet import Profile, build_model, load_data, load_model, load_profile, train
+from zfnet import build_model, load_data, load_model, load_profile, train
 from zfnet.data.photographs import make_photos
 from zfnet.models.build import read_weights
 from zfnet.store.artefacts import load_tensors, read_meta
-from zfnet.store.profiles import ROOT, DataConfig, ModelConfig, TrainingConfig, profile_names
+from zfnet.store.profiles import ROOT, ModelConfig, TrainingConfig, profile_names
 from zfnet.training import evaluation, noise, run, start
 
 IMAGES = {"demo": 4050, "caltech101": 2828, "cifar10": 45_000, "imagenet": 1_268_000}
-
-
-@pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    monkeypatch.setattr("zfnet.store.profiles.ROOT", tmp_path)
-    return Profile(
-        "tiny",
-        "Tiny",
-        data=DataConfig(count=80, resize=68, size=64, validation=0.2, test=0.2),
-        model=ModelConfig(maps=(8,) * 5, fc=(16, 16)),
-        training=TrainingConfig(epochs=4, batch_size=16, lr=0.01, schedule="onecycle"),
-    )
 
 
 def two_convolutions() -> nn.Sequential:

@@ -168,7 +168,7 @@ def before_rectifying(graph: trace.Graph, layer: str) -> tuple[list[str], list[s
     read, biased, waiting = [], [], [graph.number(layer)]
     while waiting:
         node = graph.nodes[waiting.pop(0)]
-        if node.name.rpartition(".")[2].startswith(("cat", "concat")):
+        if node.kind == "cat":
             waiting = [*node.inputs, *waiting]
             continue
         below = graph.nodes[node.inputs[0]] if node.kind == "relu" else node
