@@ -36,7 +36,7 @@ def explorer_figure(state: State) -> plt.Figure:
         (activity, swept.activity, most),
     ):
         figure.colorbar(
-            axis.imshow(grid.numpy(), cmap="jet", vmin=0, vmax=limit, interpolation="nearest"),
+            axis.imshow(grid.numpy(), cmap="viridis", vmin=0, vmax=limit, interpolation="nearest"),
             cax=axis.inset_axes([1.02, 0, 0.04, 1]),
         ).ax.tick_params(labelsize=6)
         outline(axis, (row, col, row + 1, col + 1), edgecolor="white", linewidth=1.2)

@@ -187,7 +187,7 @@ class Explorer:
                 self.pictures[name].show(np.ones((8, 8, 3)))
                 continue
             grid = getattr(state.swept, name).numpy()
-            colours = plt.get_cmap("jet")(grid / (top or float(grid.max()) or 1.0))
+            colours = plt.get_cmap("viridis")(grid / (top or float(grid.max()) or 1.0))
             self.pictures[name].show(colours[..., :3], [(*state.nearest, 1, 1)])
         # what the square changes, as a table
         rows = [

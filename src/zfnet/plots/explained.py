@@ -119,7 +119,7 @@ def occluded_figure(
                 grid.numpy(),
                 vmin=low,
                 vmax=high,
-                cmap="jet",
+                cmap="viridis",
                 extent=extent,
                 interpolation="nearest",
             ),

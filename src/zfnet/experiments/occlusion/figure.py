@@ -120,7 +120,7 @@ def _over(
     )
     heat = axis.imshow(
         grid.numpy(),
-        cmap="jet",
+        cmap="viridis",
         vmin=0,
         vmax=top,
         extent=centres(found),
