@@ -126,7 +126,7 @@ notebooks: runs/demo/.scanned ## run the notebooks at their defaults and keep th
 
 lock: ## resolve requirements.txt anew from pyproject.toml, keeping its versions (with UPGRADE=1: the newest); needs uv
 	@command -v uv >/dev/null || { echo "make lock needs uv (pip install uv)" >&2; exit 1; }
-	uv pip compile pyproject.toml --extra notebooks --extra test --universal --python-version 3.11 --fork-strategy fewest --quiet \
+	uv pip compile pyproject.toml --extra notebooks --extra live --extra test --universal --python-version 3.11 --fork-strategy fewest --quiet \
 	  $(if $(UPGRADE),--upgrade) --no-annotate --custom-compile-command "make lock" --output-file requirements.txt
 	@echo "Now bring environment.yml in line; tests/test_environment.py compares them."
 
